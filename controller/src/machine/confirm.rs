@@ -8,9 +8,9 @@ use machinist_infra::kube::error::RemoteError;
 use machinist_shared::api::names::finalizer;
 use serde_json::Value;
 
-use super::observed::{Infra, Observed};
 use super::plan::{Plan, Step};
 use super::snapshot::ApplyContext;
+use super::snapshot::types::{Infra, Snapshot};
 use crate::cache::{Node, StoredMachine};
 use crate::context::Context;
 
@@ -34,7 +34,7 @@ pub fn ends_something(machine: &StoredMachine, plan: &Plan) -> bool {
 /// gone is not read.
 pub async fn is_as_observed(
     context: &Context,
-    observed: &Observed,
+    observed: &Snapshot,
     handles: &ApplyContext,
     plan: &Plan,
 ) -> Result<bool, RemoteError> {

@@ -8,7 +8,7 @@ use machinist_infra::cache::store::Key;
 use machinist_infra::provider::InfraKey;
 use parking_lot::Mutex;
 
-use super::observed::{Failure, FailureScope};
+use super::snapshot::types::{Failure, FailureScope};
 use super::vm_creations::VmCreations;
 use crate::cache::{SpecState, StoredMachine};
 use crate::runtime::backoff::{self, Cause, Episode, Jitter};

@@ -14,8 +14,8 @@ use machinist_infra::provider::{InfraClient, InfraKey};
 use machinist_infra::providers::Providers;
 use parking_lot::Mutex;
 
-use super::observed::{Losses, MassLoss};
 use super::record::Infrastructure;
+use super::snapshot::types::{Losses, MassLoss};
 use crate::cache::{StoredMachine, Stores};
 
 /// VMs that vanish within this time vanish together.

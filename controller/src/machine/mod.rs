@@ -25,7 +25,7 @@ pub mod mass_loss_guard;
 pub mod memory;
 pub mod node_conflicts;
 pub mod node_metadata;
-pub mod observed;
+
 pub mod ownership;
 pub mod phase;
 pub mod phases;

@@ -11,7 +11,7 @@ use machinist_infra::provider::{Disk, Instance};
 use machinist_shared::api::field::cut;
 use machinist_shared::api::names::{PROVIDER_ID_PREFIX, annotation, finalizer, is_ccm_provider_id_of, label};
 
-use super::observed::ClusterName;
+use super::snapshot::types::ClusterName;
 use crate::cache::{Node, StoredMachine};
 
 /// Whose VM it is.

@@ -14,9 +14,9 @@ use super::apply::{StepError, apply};
 use super::confirm;
 use super::decide::decide;
 use super::memory::Memory;
-use super::observed::{FailureScope, Observed};
 use super::plan::{Plan, Step};
-use super::snapshot::{ApplyContext, observe, place, reserve};
+use super::snapshot::types::{FailureScope, Snapshot};
+use super::snapshot::{ApplyContext, place, reserve, take_snapshot};
 use super::start_limiter::{Pool, Start};
 use super::times::News;
 use crate::cache::{Referrer, Remnant, StoredMachine, Synced, owner};
@@ -40,10 +40,10 @@ pub struct MachineReconciler {
     default_limit: Arc<ConcurrencyLimit>,
 }
 
-/// What is known of one Machine.
+/// A snapshot of a Machine, and what it was taken from.
 #[derive(Debug)]
-pub struct Snapshot {
-    observed: Observed,
+pub struct SourcedSnapshot {
+    observed: Snapshot,
     handles: ApplyContext,
     /// Whether it is gone while something of its is not.
     is_lost: bool,
@@ -76,7 +76,7 @@ impl Reconciler for MachineReconciler {
     const AT_ONCE: usize = usize::MAX;
     const REMEMBERS_FAILURES: bool = true;
 
-    type Snapshot = Snapshot;
+    type Snapshot = SourcedSnapshot;
     type Plan = Plan;
 
     fn context(&self) -> &Context {
@@ -138,12 +138,12 @@ impl Reconciler for MachineReconciler {
         }
     }
 
-    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Snapshot> {
+    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<SourcedSnapshot> {
         let (machine, is_lost) = self.find(key)?;
         // What happens from here on is for the next reconcile to answer.
         let news = self.memory.times.news(key);
-        let (observed, handles) = observe(&self.context, &self.memory, key, &machine, now).await;
-        Some(Snapshot {
+        let (observed, handles) = take_snapshot(&self.context, &self.memory, key, &machine, now).await;
+        Some(SourcedSnapshot {
             observed,
             handles,
             is_lost,
@@ -151,8 +151,8 @@ impl Reconciler for MachineReconciler {
         })
     }
 
-    fn decide(&self, snapshot: &Snapshot, now: Timestamp) -> Plan {
-        decide(&snapshot.observed, now)
+    fn decide(&self, sourced: &SourcedSnapshot, now: Timestamp) -> Plan {
+        decide(&sourced.observed, now)
     }
 
     fn summary(plan: &Plan) -> (Vec<&'static str>, Option<Duration>) {
@@ -162,38 +162,38 @@ impl Reconciler for MachineReconciler {
     async fn apply(
         &self,
         key: &Key,
-        mut snapshot: Snapshot,
+        mut sourced: SourcedSnapshot,
         plan: Plan,
         now: Timestamp,
     ) -> Result<Requeue, Stop<String>> {
         self.report_let_go(key).await;
-        snapshot.handles.keep(&self.context, &self.memory, key);
-        let infra = &snapshot.observed.infra;
+        sourced.handles.keep(&self.context, &self.memory, key);
+        let infra = &sourced.observed.infra;
         self.memory.unconfirmed_causes.note(key, infra, now);
-        let plan = self.reserved(&mut snapshot, plan, now);
-        let (plan, creating) = match self.started(&mut snapshot, plan, now) {
+        let plan = self.reserved(&mut sourced, plan, now);
+        let (plan, creating) = match self.started(&mut sourced, plan, now) {
             Ok(started) => started,
             // There is nothing to be shown of that.
             Err(again) => return Ok(Requeue::After(again)),
         };
-        if snapshot.observed.failure.is_some() {
+        if sourced.observed.failure.is_some() {
             self.memory.failures.reported(key);
         }
-        let again = plan.again.into_iter().chain(snapshot.handles.requeue_after).min();
+        let again = plan.again.into_iter().chain(sourced.handles.requeue_after).min();
         let (writes, makes_vm) = (plan.changes_something(), plan.makes_vm());
-        let Snapshot {
+        let SourcedSnapshot {
             observed,
             handles,
             is_lost,
             news,
-        } = &snapshot;
+        } = &sourced;
         let machine = &observed.machine;
         let mut refused = false;
-        let result = match self.confirmed(&snapshot, &plan, now).await {
+        let result = match self.confirmed(&sourced, &plan, now).await {
             Ok(()) => {
                 let result = apply(&self.context, &self.memory, machine, handles, plan).await;
                 refused = is_refused(&result);
-                result.map_err(|stop| stop.map(|error| self.failed(&snapshot, &error, now)))
+                result.map_err(|stop| stop.map(|error| self.failed(&sourced, &error, now)))
             }
             Err(stop) => Err(stop),
         };
@@ -378,8 +378,8 @@ impl MachineReconciler {
     }
 
     /// The plan, or another if something that the Machine needs was reserved for others since the snapshot.
-    fn reserved(&self, snapshot: &mut Snapshot, plan: Plan, now: Timestamp) -> Plan {
-        let observed = &mut snapshot.observed;
+    fn reserved(&self, sourced: &mut SourcedSnapshot, plan: Plan, now: Timestamp) -> Plan {
+        let observed = &mut sourced.observed;
         let (disruption_budget, turn) = reserve(&self.context, &self.memory, observed, now);
         if (disruption_budget, turn) == (observed.disruption_budget, observed.workload.drain_slot) {
             return plan;
@@ -392,13 +392,13 @@ impl MachineReconciler {
     /// of others are being made.
     fn started(
         &self,
-        snapshot: &mut Snapshot,
+        sourced: &mut SourcedSnapshot,
         plan: Plan,
         now: Timestamp,
     ) -> Result<(Plan, Option<Creation<'_>>), Duration> {
-        let (start_limiter, observed) = (&self.memory.start_limiter, &mut snapshot.observed);
+        let (start_limiter, observed) = (&self.memory.start_limiter, &mut sourced.observed);
         let key = Key::of(observed.machine.as_ref());
-        let Some(open) = snapshot.handles.open.as_ref().filter(|_| plan.makes_vm()) else {
+        let Some(open) = sourced.handles.open.as_ref().filter(|_| plan.makes_vm()) else {
             self.enqueue(start_limiter.decline(&key, Instant::now()));
             return Ok((plan, None));
         };
@@ -417,10 +417,15 @@ impl MachineReconciler {
     }
 
     /// Whether all that ends by the plan is as it was observed.
-    async fn confirmed(&self, snapshot: &Snapshot, plan: &Plan, now: Timestamp) -> Result<(), Stop<String>> {
-        let Snapshot {
+    async fn confirmed(
+        &self,
+        sourced: &SourcedSnapshot,
+        plan: &Plan,
+        now: Timestamp,
+    ) -> Result<(), Stop<String>> {
+        let SourcedSnapshot {
             observed, handles, ..
-        } = snapshot;
+        } = sourced;
         if !confirm::ends_something(&observed.machine, plan) {
             return Ok(());
         }
@@ -439,15 +444,15 @@ impl MachineReconciler {
     }
 
     /// Remembers a write that failed; how, for a person.
-    fn failed(&self, snapshot: &Snapshot, failed: &StepError, now: Timestamp) -> String {
+    fn failed(&self, sourced: &SourcedSnapshot, failed: &StepError, now: Timestamp) -> String {
         if failed.error.code() == Some(401)
-            && let Some(open) = &snapshot.handles.open
+            && let Some(open) = &sourced.handles.open
         {
             open.recheck_credential();
         }
         let cause = (failed.scope, failed.cause);
         let failures = &self.memory.failures;
-        failures.add(&snapshot.observed.machine, cause, failed.to_string(), now);
+        failures.add(&sourced.observed.machine, cause, failed.to_string(), now);
         failed.to_string()
     }
 }

@@ -5,6 +5,7 @@ mod address_conflicts;
 pub(super) mod bootstrap;
 mod node_workload;
 mod sources;
+pub mod types;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -23,13 +24,13 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use self::sources::{Sources, provider_of};
+use self::types::{
+    Asked, ClusterName, Eviction, Facts, GuestView, Infra, Open, RequestToJoin, Snapshot, Spec, VmState,
+};
 use super::disruption_budget::{self, DisruptionBudget};
 use super::drain::slots::DrainSlot;
 use super::mass_loss_guard;
 use super::memory::Memory;
-use super::observed::{
-    Asked, ClusterName, Eviction, Facts, GuestView, Infra, Observed, Open, RequestToJoin, Spec, VmState,
-};
 use super::record::{FailureDomain, Infrastructure};
 use super::replacement_pace::{self, Pace};
 use super::start_limiter::Start;
@@ -121,7 +122,7 @@ impl ApplyContext {
 pub fn reserve(
     context: &Context,
     memory: &Memory,
-    observed: &Observed,
+    observed: &Snapshot,
     now: Timestamp,
 ) -> (DisruptionBudget, Option<DrainSlot>) {
     let machine = &observed.machine;
@@ -153,13 +154,13 @@ pub fn place(context: &Context, key: &Key, machine: &StoredMachine) {
 }
 
 /// Takes the snapshot.
-pub async fn observe(
+pub async fn take_snapshot(
     context: &Context,
     memory: &Memory,
     key: &Key,
     machine: &Arc<StoredMachine>,
     now: Timestamp,
-) -> (Observed, ApplyContext) {
+) -> (Snapshot, ApplyContext) {
     let sources = Sources {
         context,
         key,
@@ -224,7 +225,7 @@ pub async fn observe(
         .record
         .as_ref()
         .and_then(|record| record.recreation.as_ref());
-    let observed = Observed {
+    let observed = Snapshot {
         start: Start::Free,
         replacement_pace: pace(context, machine, &infra),
         recreation: Recreation::longer(

@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_infra::cache::store::Key;
 use parking_lot::Mutex;
 
-use super::observed::Infra;
+use super::snapshot::types::Infra;
 
 /// How long such a cause must last to be reported. What is no cause passes within a second.
 pub const CONFIRMED_AFTER: Duration = Duration::from_secs(5);

@@ -2,9 +2,9 @@
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::observed::{Bootstrap, Observed};
 use super::plan::UserDataSource;
 use super::record::{BootstrapSecret, Record};
+use super::snapshot::types::{Bootstrap, Snapshot};
 
 /// Name of the Secret with the user data: bound to one Machine and one VM of it, by the ID of its token or of its
 /// [`BootstrapSecret`], so that an existing Secret of this name can only be our own.
@@ -29,7 +29,7 @@ fn begun(record: Option<&Record>) -> Option<&BootstrapSecret> {
 }
 
 /// That of a VM that is to be made, if it is there to be given.
-pub fn of_new_vm(observed: &Observed, record: Option<&Record>, now: Timestamp) -> Option<UserDataSource> {
+pub fn of_new_vm(observed: &Snapshot, record: Option<&Record>, now: Timestamp) -> Option<UserDataSource> {
     match &observed.bootstrap {
         Bootstrap::Builtin => Some(UserDataSource::Token),
         Bootstrap::Osm(revision) => {
@@ -44,7 +44,7 @@ pub fn of_new_vm(observed: &Observed, record: Option<&Record>, now: Timestamp) -
 }
 
 /// That of a VM that is there, and not on record yet.
-pub fn of_vm(observed: &Observed, record: Option<&Record>) -> UserDataIs {
+pub fn of_vm(observed: &Snapshot, record: Option<&Record>) -> UserDataIs {
     let Some(begun) = begun(record) else {
         return match &observed.token {
             Some(token) => UserDataIs::Here(UserDataSource::Token, token.id.to_string()),

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::decide::decide;
-use super::observed::Observed;
 use super::plan::Step;
+use super::snapshot::types::Snapshot;
 use super::snapshot::{deployment, set_of};
 use crate::cache::{StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::runtime::creation_limit::Allowance;
@@ -116,7 +116,7 @@ proptest! {
         let sets = [stored_set("d-old", "1", 0, other), stored_set("d-new", "2", 3, written(&in_the_set))];
         let deployment = deployment(&stored_deployment(&wanted));
         let stores = Stores::default();
-        let observed = Observed {
+        let observed = Snapshot {
             sets: sets.iter().map(|set| set_of(&stores, &deployment, set, true)).collect(),
             names: sets.iter().map(|set| set.name().to_owned()).collect(),
             rejected: Vec::new(),

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::memory::Memories;
-use super::observed::Likeness;
 use super::plan::{NewSet, Plan, Step};
 use super::snapshot;
+use super::snapshot::types::Likeness;
 use crate::cache::{StoredMachineDeployment, StoredMachineSet, Stores};
 use crate::context::Context;
 use crate::runtime::backoff::Cause;

@@ -10,7 +10,7 @@ use machinist_shared::api::names::annotation;
 
 use tokio::time::Instant;
 
-use super::observed::Texts;
+use super::snapshot::types::Texts;
 use crate::cache::StoredMachineDeployment;
 use crate::runtime::backoff::Jitter;
 use crate::runtime::creation_limit::{Allowance, CreationLimit, Fate};

@@ -10,11 +10,11 @@ mod apply;
 pub mod conditions;
 pub mod decide;
 pub mod memory;
-pub mod observed;
+
 pub mod plan;
 mod reconcile;
 mod rollout;
 mod rollout_limits;
-mod snapshot;
+pub mod snapshot;
 
 pub use reconcile::MachineDeploymentReconciler;

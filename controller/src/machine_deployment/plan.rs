@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::observed::Texts;
+use super::snapshot::types::Texts;
 use crate::cache::Template;
 use crate::telemetry::events::Event;
 

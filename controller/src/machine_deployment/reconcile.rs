@@ -9,9 +9,9 @@ use machinist_infra::cache::store::Key;
 use super::apply::{Failure, apply};
 use super::decide::decide;
 use super::memory::Memories;
-use super::observed::Observed;
 use super::plan::{Plan, Step};
-use super::snapshot::{note, observe, subject};
+use super::snapshot::types::Snapshot;
+use super::snapshot::{note, subject, take_snapshot};
 use crate::autoscaler::NodeGroups;
 use crate::cache::{NodeGroup, StoredMachineDeployment, StoredMachineSet, Synced};
 use crate::context::Context;
@@ -27,10 +27,10 @@ pub struct MachineDeploymentReconciler {
     memories: Memories,
 }
 
-/// What is known of one MachineDeployment, and what that was taken from.
+/// A snapshot of a MachineDeployment, and what it was taken from.
 #[derive(Debug)]
-pub struct Snapshot {
-    observed: Observed,
+pub struct SourcedSnapshot {
+    observed: Snapshot,
     deployment: Arc<StoredMachineDeployment>,
     sets: Vec<Arc<StoredMachineSet>>,
 }
@@ -51,7 +51,7 @@ impl Reconciler for MachineDeploymentReconciler {
     const AT_ONCE: usize = 16;
     const REMEMBERS_FAILURES: bool = true;
 
-    type Snapshot = Snapshot;
+    type Snapshot = SourcedSnapshot;
     type Plan = Plan;
 
     fn context(&self) -> &Context {
@@ -77,18 +77,19 @@ impl Reconciler for MachineDeploymentReconciler {
         }
     }
 
-    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Snapshot> {
+    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<SourcedSnapshot> {
         let deployment = self.context.stores.machine_deployments.get(key)?;
-        let (observed, sets) = observe(&self.context, &self.groups, &self.memories, key, &deployment, now);
-        Some(Snapshot {
+        let (observed, sets) =
+            take_snapshot(&self.context, &self.groups, &self.memories, key, &deployment, now);
+        Some(SourcedSnapshot {
             observed,
             deployment,
             sets,
         })
     }
 
-    fn decide(&self, snapshot: &Snapshot, now: Timestamp) -> Plan {
-        decide(&snapshot.observed, now)
+    fn decide(&self, sourced: &SourcedSnapshot, now: Timestamp) -> Plan {
+        decide(&sourced.observed, now)
     }
 
     fn summary(plan: &Plan) -> (Vec<&'static str>, Option<Duration>) {
@@ -98,12 +99,12 @@ impl Reconciler for MachineDeploymentReconciler {
     async fn apply(
         &self,
         key: &Key,
-        snapshot: Snapshot,
+        sourced: SourcedSnapshot,
         plan: Plan,
         now: Timestamp,
     ) -> Result<Requeue, Stop<String>> {
-        let (memories, observed) = (&self.memories, &snapshot.observed);
-        let from = (snapshot.deployment.as_ref(), snapshot.sets.as_slice());
+        let (memories, observed) = (&self.memories, &sourced.observed);
+        let from = (sourced.deployment.as_ref(), sourced.sets.as_slice());
         let (again, writes) = (plan.again, !plan.steps.is_empty());
         memories.reported(key);
         let result = apply(&self.context, memories, key, from, plan).await;

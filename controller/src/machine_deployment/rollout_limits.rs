@@ -3,7 +3,7 @@
 use machinist_shared::api::names::annotation;
 use machinist_shared::api::rollout;
 
-use super::observed::{Deployment, Texts};
+use super::snapshot::types::{Deployment, Texts};
 
 /// The limits of a rollout, as numbers of Machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! Takes the snapshot of a MachineDeployment from the stores.
 
+pub mod types;
+
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -7,9 +9,9 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_infra::cache::store::Key;
 use machinist_shared::api::names::annotation;
 
+use self::types::{Deployment, Likeness, Machines, Set, Snapshot, Status, Strategy, Trouble};
 use super::decide::likeness_of;
 use super::memory::Memories;
-use super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Trouble};
 use super::rollout::Rollout;
 use crate::autoscaler::NodeGroups;
 use crate::cache::{
@@ -48,14 +50,14 @@ pub(super) fn note(
 }
 
 /// Everything known of the deployment, and the sets that it was taken from.
-pub(super) fn observe(
+pub(super) fn take_snapshot(
     context: &Context,
     groups: &NodeGroups,
     memories: &Memories,
     key: &Key,
     stored: &StoredMachineDeployment,
     now: Timestamp,
-) -> (Observed, Vec<Arc<StoredMachineSet>>) {
+) -> (Snapshot, Vec<Arc<StoredMachineSet>>) {
     let all = context.stores.machine_sets_in(stored.namespace());
     let names = all.iter().map(|set| set.name().to_owned()).collect();
     let deployment = deployment(stored);
@@ -78,7 +80,7 @@ pub(super) fn observe(
         observed
     });
     let instancetype = groups.known(&NodeGroup::Deployment(key.clone()));
-    let observed = Observed {
+    let observed = Snapshot {
         sets: sets.collect(),
         names,
         creations,
@@ -146,7 +148,7 @@ pub(super) fn deployment(stored: &StoredMachineDeployment) -> Deployment {
 }
 
 fn held_by(stored: &StoredMachineDeployment) -> Option<&'static str> {
-    super::observed::held_by(|key| stored.annotation(key))
+    super::snapshot::types::held_by(|key| stored.annotation(key))
 }
 
 fn status(stored: &StoredMachineDeployment) -> Status {

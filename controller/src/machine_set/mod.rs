@@ -1,15 +1,15 @@
-//! Keeps a MachineSet's number of Machines: observe, decide, act.
+//! Keeps a MachineSet's number of Machines: snapshot → decide → apply.
 //!
-//! [`observe`] takes a snapshot from the stores, the pure [`decide`] says what to do, [`act`] does it.
+//! [`snapshot`] takes a snapshot from the stores, the pure [`decide`] says what to do, [`apply`] does it.
 
 mod apply;
 pub mod decide;
 pub mod memory;
 mod new_machine;
-pub mod observed;
+
 pub mod plan;
 mod reconcile;
-mod snapshot;
+pub mod snapshot;
 
 pub use reconcile::MachineSetReconciler;
 pub use snapshot::available_at;

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::apply::{Failure, apply};
 use super::decide::decide;
 use super::memory::Memories;
-use super::observed::Observed;
 use super::plan::{Plan, Step};
-use super::snapshot::{note, observe, subject};
+use super::snapshot::types::Snapshot;
+use super::snapshot::{note, subject, take_snapshot};
 use crate::autoscaler::NodeGroups;
 use crate::cache::{NodeGroup, Synced};
 use crate::context::Context;
@@ -44,7 +44,7 @@ impl Reconciler for MachineSetReconciler {
     const AT_ONCE: usize = 16;
     const REMEMBERS_FAILURES: bool = true;
 
-    type Snapshot = Observed;
+    type Snapshot = Snapshot;
     type Plan = Plan;
 
     fn context(&self) -> &Context {
@@ -76,9 +76,9 @@ impl Reconciler for MachineSetReconciler {
         }
     }
 
-    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Observed> {
+    async fn snapshot(&self, key: &Key, now: Timestamp) -> Option<Snapshot> {
         let set = self.context.stores.machine_sets.get(key)?;
-        Some(observe(
+        Some(take_snapshot(
             &self.context,
             &self.groups,
             &self.memories,
@@ -88,7 +88,7 @@ impl Reconciler for MachineSetReconciler {
         ))
     }
 
-    fn decide(&self, observed: &Observed, now: Timestamp) -> Plan {
+    fn decide(&self, observed: &Snapshot, now: Timestamp) -> Plan {
         decide(observed, now)
     }
 
@@ -99,7 +99,7 @@ impl Reconciler for MachineSetReconciler {
     async fn apply(
         &self,
         key: &Key,
-        observed: Observed,
+        observed: Snapshot,
         plan: Plan,
         now: Timestamp,
     ) -> Result<Requeue, Stop<String>> {

@@ -1,5 +1,7 @@
 //! Takes the snapshot of a MachineSet from the stores.
 
+pub mod types;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -8,10 +10,10 @@ use machinist_infra::cache::store::Key;
 use machinist_shared::api::names::annotation;
 use tokio::time::Instant;
 
+use self::types::{Member, NodeState, Snapshot};
 use super::decide::restore;
 use super::memory::Memories;
 use super::new_machine;
-use super::observed::{Member, NodeState, Observed};
 use crate::autoscaler::NodeGroups;
 use crate::cache::{NodeGroup, StoredMachine, StoredMachineSet, Stores, overlap};
 use crate::context::Context;
@@ -60,14 +62,14 @@ fn still(stores: &Stores, set: &StoredMachineSet, name: &str, uid: &str) -> Opti
 }
 
 /// Everything known of the set, and of nothing else: the cost grows with its own Machines and the orphans only.
-pub(super) fn observe(
+pub(super) fn take_snapshot(
     context: &Context,
     groups: &NodeGroups,
     memories: &Memories,
     key: &Key,
     set: &Arc<StoredMachineSet>,
     now: Timestamp,
-) -> Observed {
+) -> Snapshot {
     let stores = &context.stores;
     let machines = stores.machines_of(set.uid()).into_iter();
     let machines = machines.filter(|machine| machine.namespace() == set.namespace());
@@ -94,7 +96,7 @@ pub(super) fn observe(
     } else {
         Vec::new()
     };
-    Observed {
+    Snapshot {
         set: set.clone(),
         left_behind,
         instancetype: instancetype.spec,

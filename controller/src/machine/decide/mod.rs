@@ -7,12 +7,12 @@ mod tests;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::observed::Observed;
 use super::plan::Plan;
+use super::snapshot::types::Snapshot;
 use super::{phases, status};
 
 /// What to do for one Machine.
-pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
+pub fn decide(observed: &Snapshot, now: Timestamp) -> Plan {
     if observed.machine.is_anothers(&observed.settings.name) {
         return Plan::default();
     }

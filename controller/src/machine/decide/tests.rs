@@ -14,14 +14,14 @@ use super::super::conditions::ProgressInterval;
 use super::super::disruption_budget::DisruptionBudget;
 use super::super::drain::watch::{Pods, Seen};
 use super::super::node_conflicts::{Item, Waits};
-use super::super::observed::{
-    Bootstrap, ClusterName, Disk, Eviction, Facts, Failure, FailureScope, GuestView, Infra, Losses, MassLoss,
-    NodeWorkload, NotWatched, Observed, Open, RequestToJoin, SchedulableTargets, Settings, Spec, Unwatched,
-    Usable, VmState,
-};
 use super::super::plan::{Plan, Step, UserDataSource};
 use super::super::record::{FailureDomain, Infrastructure};
 use super::super::replacement_pace::Pace;
+use super::super::snapshot::types::{
+    Bootstrap, ClusterName, Disk, Eviction, Facts, Failure, FailureScope, GuestView, Infra, Losses, MassLoss,
+    NodeWorkload, NotWatched, Open, RequestToJoin, SchedulableTargets, Settings, Snapshot, Spec, Unwatched,
+    Usable, VmState,
+};
 use super::super::start_limiter::Start;
 use super::super::vm_creations::Creation;
 use super::decide;
@@ -154,8 +154,8 @@ fn being_drained() -> Value {
     })
 }
 
-fn observed(machine: StoredMachine, open: Open) -> Observed {
-    Observed {
+fn observed(machine: StoredMachine, open: Open) -> Snapshot {
+    Snapshot {
         machine: Arc::new(machine),
         settings: Arc::new(Settings {
             name: String::new(),

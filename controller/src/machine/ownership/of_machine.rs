@@ -4,9 +4,9 @@ use machinist_infra::provider::Instance;
 
 use super::{NodeClaim, NodeVerdict, VmClaim, VmVerdict, node_verdict, vm_verdict};
 use crate::cache::Node;
-use crate::machine::observed::{Infra, Observed, Open};
+use crate::machine::snapshot::types::{Infra, Open, Snapshot};
 
-impl Observed {
+impl Snapshot {
     /// Whose the VM of the Machine's name is.
     pub fn vm_verdict(&self, open: &Open, vm: &Instance) -> VmVerdict {
         vm_verdict(VmClaim {

@@ -4,10 +4,10 @@ use machinist_infra::provider::Instance;
 use machinist_shared::api::names::{condition, label};
 
 use super::super::conditions::{Condition, Status};
-use super::super::observed::{Bootstrap, Open};
 use super::super::plan::{Step, UserDataSource};
 use super::super::reason::Reason;
 use super::super::record::Record;
+use super::super::snapshot::types::{Bootstrap, Open};
 use super::super::user_data_source::{self, UserDataIs, user_data_secret_name};
 use super::ownership::FINALIZERS;
 use super::{PhaseResult, View, vm_loss};

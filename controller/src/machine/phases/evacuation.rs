@@ -8,10 +8,10 @@ use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
 use super::super::disruption_budget::DisruptionBudget;
-use super::super::observed::FailureScope;
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::{Evacuation, Progress, Reservation};
+use super::super::snapshot::types::FailureScope;
 use super::{PhaseResult, View};
 
 /// When it is decided again whether the Machine may go, should no event come.

@@ -10,10 +10,10 @@ use machinist_shared::api::names::{annotation, condition};
 
 use super::super::clock::Wait;
 use super::super::conditions::{Condition, Status, Urgency, Words};
-use super::super::observed::Open;
 use super::super::ownership::provider_id_of;
 use super::super::reason::Reason;
 use super::super::record::{IMPORT_FAILING, Progress, Record};
+use super::super::snapshot::types::Open;
 use super::super::unconfirmed_causes::CONFIRMED_AFTER;
 use super::{Flow, Kept, PhaseResult, View, replacement};
 use crate::cache::SpecState;

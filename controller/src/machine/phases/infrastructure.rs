@@ -3,9 +3,9 @@
 use machinist_shared::api::names::{annotation, condition};
 
 use super::super::conditions::{Condition, Status};
-use super::super::observed::{Infra, NotWatched, Open};
 use super::super::reason::Reason;
 use super::super::record::{Infrastructure, Record};
+use super::super::snapshot::types::{Infra, NotWatched, Open};
 use super::{Kept, PhaseResult, View, token};
 
 pub(super) fn run(view: &View<'_>) -> PhaseResult {

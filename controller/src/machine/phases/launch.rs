@@ -5,11 +5,11 @@ use std::time::Duration;
 use machinist_shared::api::names::{annotation, condition, finalizer, label};
 
 use super::super::conditions::{Condition, Status, Words};
-use super::super::observed::{Bootstrap, Disk, Facts, Open, Usable};
 use super::super::ownership::{NodeVerdict, disks_of, provider_id_of};
 use super::super::plan::{Step, UserDataSource};
 use super::super::reason::Reason;
 use super::super::record::{BootstrapSecret, FailureDomain, Record};
+use super::super::snapshot::types::{Bootstrap, Disk, Facts, Open, Usable};
 use super::super::start_limiter::{START_INTERVAL, Start};
 use super::super::user_data_source;
 use super::ownership::FINALIZERS;

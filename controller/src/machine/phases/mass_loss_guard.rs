@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::super::conditions::{Condition, Status, Words};
 use super::super::mass_loss_guard::BURST;
-use super::super::observed::{Losses, MassLoss, Open};
 use super::super::reason::Reason;
+use super::super::snapshot::types::{Losses, MassLoss, Open};
 use super::infrastructure::acceptance;
 use super::{Kept, PhaseResult, View, token};
 

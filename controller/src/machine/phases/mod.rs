@@ -35,7 +35,7 @@ use k8s_openapi::jiff::Timestamp;
 
 pub use self::result::{Announcement, Field, Flow, Kept, PhaseResult};
 pub use self::view::View;
-use super::observed::Observed;
+use super::snapshot::types::Snapshot;
 
 /// One question of a Machine's life.
 type Phase = fn(&View<'_>) -> PhaseResult;
@@ -77,7 +77,7 @@ const DELETE: [Phase; 12] = [
 const ALWAYS: [Phase; 1] = [serving_certificate::run];
 
 /// Runs the phases of the Machine's life.
-pub fn run(observed: &Observed, now: Timestamp) -> PhaseResult {
+pub fn run(observed: &Snapshot, now: Timestamp) -> PhaseResult {
     let phases: &[Phase] = if observed.machine.is_deleting() {
         &DELETE
     } else {

@@ -4,10 +4,10 @@ use machinist_shared::api::names::annotation;
 
 use super::super::clock::{Deadlines, timeout};
 use super::super::conditions::Condition;
-use super::super::observed::FailureScope;
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::Deletion;
+use super::super::snapshot::types::FailureScope;
 use super::super::user_data_source::user_data_secret_name;
 use super::result::Fate;
 use super::{PhaseResult, View};

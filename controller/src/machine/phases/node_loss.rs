@@ -7,9 +7,9 @@ use machinist_infra::kube::clock::Skew;
 use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status, Urgency, Words};
-use super::super::observed::Open;
 use super::super::record::{NodeLoss, Progress};
 use super::super::replacement_pace::Pace;
+use super::super::snapshot::types::Open;
 use super::mass_loss_guard::HALTED_INTERVAL;
 use super::{PhaseResult, View, health, registration, replacement};
 

@@ -9,10 +9,10 @@ use machinist_infra::provider::Instance;
 
 use self::decoration::decorate;
 use super::super::conditions::{Condition, Status};
-use super::super::observed::{FailureScope, Open};
 use super::super::ownership::{NodeVerdict, is_same_uuid};
 use super::super::reason::Reason;
 use super::super::record::Record;
+use super::super::snapshot::types::{FailureScope, Open};
 use super::result::{Field, Found};
 use super::{PhaseResult, View, health, replacement};
 use crate::cache::{Node, StoredMachine};

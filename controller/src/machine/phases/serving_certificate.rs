@@ -8,9 +8,9 @@ use std::time::Duration;
 use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
-use super::super::observed::{Asked, Infra};
 use super::super::plan::Step;
 use super::super::reason::Reason;
+use super::super::snapshot::types::{Asked, Infra};
 use super::{PhaseResult, View};
 use crate::csr::approve::not_approved;
 use crate::csr::serving::{Case, NodeState, VmState, judge};

@@ -3,8 +3,8 @@
 use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
-use super::super::observed::Spec;
 use super::super::reason::Reason;
+use super::super::snapshot::types::Spec;
 use super::{Kept, PhaseResult, View, token};
 
 pub(super) fn run(view: &View<'_>) -> PhaseResult {

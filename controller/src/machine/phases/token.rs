@@ -6,9 +6,9 @@ use k8s_openapi::jiff::Timestamp;
 use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
-use super::super::observed::Open;
 use super::super::plan::Step;
 use super::super::reason::Reason;
+use super::super::snapshot::types::Open;
 use super::{PhaseResult, View, vm_loss};
 
 /// Bootstrap tokens are extended when they have this long to live.

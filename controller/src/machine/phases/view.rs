@@ -8,8 +8,8 @@ use machinist_shared::api::names::annotation;
 
 use super::super::clock::{self, Wait};
 use super::super::conditions::Condition;
-use super::super::observed::{Infra, Observed, Open, Spec, Usable};
 use super::super::record::{Deletion, Progress, Record};
+use super::super::snapshot::types::{Infra, Open, Snapshot, Spec, Usable};
 use super::result::PhaseResult;
 use crate::cache::{Node, StoredMachine};
 
@@ -17,7 +17,7 @@ use crate::cache::{Node, StoredMachine};
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     /// Everything known of the Machine.
-    pub observed: &'a Observed,
+    pub observed: &'a Snapshot,
     /// What the phases before resulted in.
     pub before: &'a PhaseResult,
     /// The time.
@@ -26,7 +26,7 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     /// After phases that resulted in that.
-    pub fn new(observed: &'a Observed, before: &'a PhaseResult, now: Timestamp) -> Self {
+    pub fn new(observed: &'a Snapshot, before: &'a PhaseResult, now: Timestamp) -> Self {
         Self {
             observed,
             before,

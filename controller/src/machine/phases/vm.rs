@@ -4,11 +4,11 @@ use machinist_infra::provider::Instance;
 use machinist_shared::api::names::{annotation, finalizer};
 
 use super::super::conditions::{Condition, Status};
-use super::super::observed::{ClusterName, Infra, Open};
 use super::super::ownership::VmVerdict;
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::{Deletion, Record, WaitingFor};
+use super::super::snapshot::types::{ClusterName, Infra, Open};
 use super::super::vm_creations::Creation;
 use super::mass_loss_guard::disbelief;
 use super::ownership::adopted;

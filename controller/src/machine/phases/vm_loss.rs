@@ -1,10 +1,10 @@
 //! The recorded VM is gone, and it was not us: the MachineSet replaces the Machine, or the VM is made again.
 
 use super::super::conditions::{Condition, Status};
-use super::super::observed::Open;
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::{PreviousVm, Progress, Record, VmLoss};
+use super::super::snapshot::types::Open;
 use super::result::Field;
 use super::volume_release::{self, Volumes};
 use super::{PhaseResult, View};

@@ -18,8 +18,8 @@ use crate::bootstrap::token::TokenView;
 use crate::bootstrap::user_data::{self, UserData, UserDataInput};
 use crate::cache::{Looked, Reference, StoredMachine, StoredMachineSet, Stores};
 use crate::context::Context;
-use crate::machine::observed::Bootstrap;
 use crate::machine::ownership::provider_id_of;
+use crate::machine::snapshot::types::Bootstrap;
 use crate::machine::user_data_source::user_data_secret_name;
 
 /// Takes the one out of a Machine's tokens that its VM has, whose user data is in the Secret of that name. There are several

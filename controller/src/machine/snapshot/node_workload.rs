@@ -7,7 +7,7 @@ use machinist_infra::cache::store::Key;
 use super::super::drain::Seen;
 use super::super::drain::slots::{self, DrainSlot};
 use super::super::memory::Memory;
-use super::super::observed::{NodeWorkload, SchedulableTargets};
+use super::types::{NodeWorkload, SchedulableTargets};
 use crate::cache::{Node, StoredMachine};
 use crate::context::Context;
 

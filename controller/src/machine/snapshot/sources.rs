@@ -11,9 +11,9 @@ use machinist_shared::provider::{self, Kubeconfig, KubeconfigSource, Provider, U
 use machinist_shared::provider_spec::ProviderConfig;
 use machinist_shared::providers;
 
-use super::super::observed::{ClusterName, Infra, Spec, Usable};
 use super::super::record::CredentialSource;
 use super::Decoded;
+use super::types::{ClusterName, Infra, Spec, Usable};
 use crate::cache::{self, Reference, Referrer, SpecState, StoredMachine};
 use crate::context::Context;
 

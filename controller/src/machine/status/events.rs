@@ -4,10 +4,10 @@ use k8s_openapi::api::core::v1::NodeCondition;
 use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status, Urgency};
-use super::super::observed::{Infra, Observed};
 use super::super::phases::PhaseResult;
 use super::super::plan::Event;
 use super::super::reason::Reason;
+use super::super::snapshot::types::{Infra, Snapshot};
 use super::trouble;
 
 /// Whether a stored condition of that type has that reason.
@@ -17,7 +17,7 @@ fn has_reason(stored: &[NodeCondition], kind: &str, reason: &str) -> bool {
 }
 
 /// What the phases announce, but for what was announced with a condition that is stored already.
-pub(super) fn announced(observed: &Observed, result: &PhaseResult) -> Vec<Event> {
+pub(super) fn announced(observed: &Snapshot, result: &PhaseResult) -> Vec<Event> {
     let stored = observed.machine.status.conditions.as_deref().unwrap_or_default();
     let is_new = |once: &Option<(&str, Reason)>| {
         once.is_none_or(|(kind, reason)| !has_reason(stored, kind, reason.as_str()))
@@ -27,7 +27,7 @@ pub(super) fn announced(observed: &Observed, result: &PhaseResult) -> Vec<Event>
 }
 
 /// Events for causes that are new.
-pub(super) fn of_causes(observed: &Observed, stored: &[NodeCondition], wanted: &[Condition]) -> Vec<Event> {
+pub(super) fn of_causes(observed: &Snapshot, stored: &[NodeCondition], wanted: &[Condition]) -> Vec<Event> {
     // All Machines on it have the condition, and an alert has the cluster: thousands of Events more help no user.
     let is_outage = |want: &Condition| {
         want.kind == condition::INFRASTRUCTURE_REACHABLE && matches!(observed.infra, Infra::Unreachable(_))

@@ -6,11 +6,11 @@ use machinist_shared::api::names::condition;
 
 use super::super::clock;
 use super::super::conditions::{Condition, Status};
-use super::super::observed::{FailureScope, Observed};
 use super::super::phases::{Field, PhaseResult};
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::Record;
+use super::super::snapshot::types::{FailureScope, Snapshot};
 use super::trouble;
 
 /// What is left of a result.
@@ -21,7 +21,7 @@ pub(super) struct Held {
 }
 
 /// Holds back what waits for the write that failed.
-pub(super) fn hold(observed: &Observed, result: PhaseResult, now: Timestamp) -> Held {
+pub(super) fn hold(observed: &Snapshot, result: PhaseResult, now: Timestamp) -> Held {
     let Some(failure) = &observed.failure else {
         return Held {
             result,
@@ -135,7 +135,7 @@ fn without_approvals(result: PhaseResult, why: &str) -> PhaseResult {
 }
 
 /// The Node does not take what the Machine asks for: that is held back and shown, and everything else goes on.
-fn without_decoration(observed: &Observed, result: PhaseResult, why: &str) -> PhaseResult {
+fn without_decoration(observed: &Snapshot, result: PhaseResult, why: &str) -> PhaseResult {
     let is_decoration = |step: &Step| matches!(step, Step::PatchNode { .. });
     if !result.steps.iter().chain(&result.then).any(is_decoration) {
         return result;

@@ -11,12 +11,12 @@ use machinist_shared::api::names::condition;
 
 use self::hold::{Held, hold};
 use self::patch::Written;
-use super::observed::Observed;
 use super::phases::PhaseResult;
 use super::plan::{Event, Plan, Step};
+use super::snapshot::types::Snapshot;
 
 /// The plan that the phases' result comes to.
-pub fn plan(observed: &Observed, result: PhaseResult, now: Timestamp) -> Plan {
+pub fn plan(observed: &Snapshot, result: PhaseResult, now: Timestamp) -> Plan {
     if observed.machine.is_paused() {
         // Nothing is done about the Machine; but its kubelet goes on, and its certificate ends.
         return finished(observed, &result, Vec::new());
@@ -38,7 +38,7 @@ pub fn plan(observed: &Observed, result: PhaseResult, now: Timestamp) -> Plan {
 }
 
 /// Those steps, and after them what is done about signing requests.
-fn finished(observed: &Observed, result: &PhaseResult, mut steps: Vec<Step>) -> Plan {
+fn finished(observed: &Snapshot, result: &PhaseResult, mut steps: Vec<Step>) -> Plan {
     steps.extend(result.on_requests.iter().cloned());
     let is_idle = steps.is_empty();
     Plan {
@@ -53,7 +53,7 @@ fn finished(observed: &Observed, result: &PhaseResult, mut steps: Vec<Step>) -> 
 }
 
 /// What the log says of the Machine: of its end, else of the first thing that it lacks.
-fn why(observed: &Observed, result: &PhaseResult) -> String {
+fn why(observed: &Snapshot, result: &PhaseResult) -> String {
     let wanted = patch::wanted(observed, result);
     let of = |kind| wanted.iter().find(|condition| condition.kind == kind);
     of(condition::DELETING)

@@ -10,11 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::super::clock;
 use super::super::conditions::{self, Change, Condition, Status};
-use super::super::observed::{Infra, Observed};
 use super::super::phase::Phase;
 use super::super::phases::{Field, Kept, PhaseResult};
 use super::super::plan::Event;
 use super::super::record::{Progress, Record};
+use super::super::snapshot::types::{Infra, Snapshot};
 use super::{error, events};
 use crate::cache::StoredMachine;
 
@@ -32,7 +32,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    pub(super) fn of(observed: &Observed, result: &PhaseResult, now: Timestamp) -> Self {
+    pub(super) fn of(observed: &Snapshot, result: &PhaseResult, now: Timestamp) -> Self {
         let machine = &observed.machine;
         let stored = machine.status.conditions.as_deref().unwrap_or_default();
         let wanted = wanted(observed, result);
@@ -171,7 +171,7 @@ fn fields(
 }
 
 /// The host that the VM runs on.
-fn host(observed: &Observed) -> Option<&String> {
+fn host(observed: &Snapshot) -> Option<&String> {
     match &observed.infra {
         Infra::Open(open) => open.guest.as_ref()?.host.as_ref(),
         _ => None,
@@ -193,7 +193,7 @@ fn finalizers(machine: &StoredMachine, result: &PhaseResult) -> Option<Vec<Strin
 }
 
 /// The conditions to write: those that phases have set, those that are kept, and the summary.
-pub(super) fn wanted(observed: &Observed, result: &PhaseResult) -> Vec<Condition> {
+pub(super) fn wanted(observed: &Snapshot, result: &PhaseResult) -> Vec<Condition> {
     let mut wanted = result.conditions.clone();
     if result.kept >= Kept::Conditions {
         let stored = observed.machine.status.conditions.as_deref().unwrap_or_default();
@@ -218,7 +218,7 @@ pub(super) fn wanted(observed: &Observed, result: &PhaseResult) -> Vec<Condition
 /// The reason of a VM that is paused, as the root cause has it.
 const VM_PAUSED: &str = "VMPaused";
 
-fn phase(observed: &Observed, result: &PhaseResult, wanted: &[Condition]) -> Phase {
+fn phase(observed: &Snapshot, result: &PhaseResult, wanted: &[Condition]) -> Phase {
     let running = |c: &Condition| c.kind == condition::NODE_READY && c.status == Status::True;
     // Its Node is Ready until its kubelet is missed.
     let is_paused = wanted

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use machinist_shared::admission::autoscaler::Changes;
 
-use super::super::observed::{Deployment, Observed};
+use super::super::snapshot::types::{Deployment, Snapshot};
 use crate::autoscaler;
 
 /// Annotations that it gets or loses, and how long the instancetype that they follow from is cached.
-pub(super) fn changes(observed: &Observed) -> (Changes, Option<Duration>) {
+pub(super) fn changes(observed: &Snapshot) -> (Changes, Option<Duration>) {
     let deployment = &observed.deployment;
     if !deployment.may_be_a_node_group() {
         return (Changes::new(), None);

@@ -9,8 +9,8 @@ use machinist_shared::api::names::{annotation, finalizer, label};
 use machinist_shared::api::{MachineDeploymentStatus, RolloutStatus};
 use serde_json::{Value, json};
 
-use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Status, Strategy, Texts};
 use super::super::rollout::Rollout;
+use super::super::snapshot::types::{Deployment, Likeness, Machines, Set, Snapshot, Status, Strategy, Texts};
 use super::with_hash;
 use crate::cache::{Decoded, Template};
 use crate::runtime::creation_limit::Allowance;
@@ -113,9 +113,9 @@ pub(super) fn rollout_after(before: &Deployment, patch: &Value) -> (Option<Rollo
     (status.rollout, rollout)
 }
 
-pub(super) fn observed(deployment: Deployment, sets: Vec<Set>) -> Observed {
+pub(super) fn observed(deployment: Deployment, sets: Vec<Set>) -> Snapshot {
     let names: BTreeSet<String> = sets.iter().map(|set| set.name.clone()).collect();
-    Observed {
+    Snapshot {
         deployment,
         sets,
         names,

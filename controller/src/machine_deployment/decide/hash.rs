@@ -4,7 +4,7 @@ use machinist_shared::admission::template;
 use machinist_shared::api::names::label;
 use serde_json::{Map, Value, json};
 
-use super::super::observed::{Deployment, Likeness, Set};
+use super::super::snapshot::types::{Deployment, Likeness, Set};
 use crate::cache::Template;
 
 /// The template of a set with that hash: the deployment's, and the label that tells its Machines from other sets'.

@@ -1,6 +1,6 @@
 //! Old sets are kept for rollbacks, as many as `revisionHistoryLimit` says.
 
-use super::super::observed::{Likeness, Set};
+use super::super::snapshot::types::{Likeness, Set};
 use super::pool::Pool;
 
 /// The oldest sets beyond the limit, to be deleted once a rollout is complete. A candidate that still has Machines stays, and no

@@ -15,8 +15,10 @@ use super::fixtures::{at, deployment, observed, template as numbered};
 use super::hash::hash_of;
 use super::with_hash;
 use crate::cache::Template;
-use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Observed, Set, Strategy};
 use crate::machine_deployment::plan::{NewSet, Step};
+use crate::machine_deployment::snapshot::types::{
+    Deployment, Failure, Likeness, Machines, Set, Snapshot, Strategy,
+};
 
 /// What happens in the world.
 #[derive(Debug, Clone)]
@@ -97,7 +99,7 @@ impl World {
         }
     }
 
-    fn observe(&self) -> Observed {
+    fn observe(&self) -> Snapshot {
         let mut sets: Vec<Set> = self.sets.iter().map(|member| member.set.clone()).collect();
         for (set, member) in sets.iter_mut().zip(&self.sets) {
             set.machines = Machines {

@@ -34,14 +34,14 @@ use machinist_shared::api::names::{annotation, finalizer};
 
 pub use hash::{likeness_of, with_hash};
 
-use super::observed::{Observed, Strategy};
 use super::plan::{Plan, Step};
+use super::snapshot::types::{Snapshot, Strategy};
 use pool::Pool;
 use status::Findings;
 use writes::Decision;
 
 /// The plan for a deployment as observed at `now`. The same observation and time give the same plan.
-pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
+pub fn decide(observed: &Snapshot, now: Timestamp) -> Plan {
     let deployment = &observed.deployment;
     // Garbage collection deletes its sets, and its author expects nothing else.
     if deployment.deleting {
@@ -108,7 +108,7 @@ fn rolled(pool: Pool<'_>, now: Timestamp) -> Decision<'_> {
 }
 
 /// Deletions of sets of its making that are not as they were sent. One that failed is tried again with everything else.
-fn rejected(observed: &Observed) -> Vec<Step> {
+fn rejected(observed: &Snapshot) -> Vec<Step> {
     if observed.failure.is_some() {
         return Vec::new();
     }

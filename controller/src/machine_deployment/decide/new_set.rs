@@ -8,7 +8,7 @@ use machinist_shared::admission::template;
 use machinist_shared::api::names::annotation;
 
 use super::super::conditions::Reason;
-use super::super::observed::{Deployment, Likeness, Machines, Observed, Set, Texts};
+use super::super::snapshot::types::{Deployment, Likeness, Machines, Set, Snapshot, Texts};
 use super::hash::{hash_of, with_hash};
 use super::pool::Pool;
 use super::revision;
@@ -112,7 +112,7 @@ pub(super) struct Held {
 }
 
 /// Why no set may be created now: what was created last is not as it was sent, or does not stay the deployment's.
-pub(super) fn held(observed: &Observed, now: Timestamp) -> Option<Held> {
+pub(super) fn held(observed: &Snapshot, now: Timestamp) -> Option<Held> {
     let creations = &observed.creations;
     match &creations.halt {
         Some(halt) if halt.until > now => Some(Held {

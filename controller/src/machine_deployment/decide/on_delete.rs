@@ -2,8 +2,8 @@
 
 use machinist_shared::api::names::annotation;
 
-use super::super::observed::Strategy;
 use super::super::rollout_limits::Limits;
+use super::super::snapshot::types::Strategy;
 use super::pool::Pool;
 
 /// The sets with the sizes that the strategy gives them.

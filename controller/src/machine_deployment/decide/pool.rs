@@ -1,12 +1,12 @@
 //! The MachineSets of a deployment as they should be: a copy of what is observed, of which each step makes the next.
 
-use super::super::observed::{Observed, Set};
 use super::super::rollout_limits::Limits;
+use super::super::snapshot::types::{Set, Snapshot};
 
 /// The sets as they should be.
 #[derive(Clone)]
 pub(super) struct Pool<'a> {
-    pub(super) observed: &'a Observed,
+    pub(super) observed: &'a Snapshot,
     /// Those observed, in their order, and at most one to be created.
     pub(super) sets: Vec<Set>,
     /// Which of them is the new one.
@@ -15,7 +15,7 @@ pub(super) struct Pool<'a> {
 
 impl<'a> Pool<'a> {
     /// The sets as they are.
-    pub(super) fn of(observed: &'a Observed) -> Self {
+    pub(super) fn of(observed: &'a Snapshot) -> Self {
         Self {
             observed,
             sets: observed.sets.clone(),

@@ -3,8 +3,8 @@
 
 use machinist_shared::api::names::{annotation, label};
 
-use super::super::observed::{Set, Texts};
 use super::super::rollout_limits::Limits;
+use super::super::snapshot::types::{Set, Texts};
 use super::pool::Pool;
 
 /// No more of the history is kept than fits into this many bytes.

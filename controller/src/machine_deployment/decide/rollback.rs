@@ -5,8 +5,8 @@ use machinist_shared::api::names::{annotation, label};
 use serde_json::{Value, json};
 
 use super::super::conditions::{self, ROLLED_BACK, Reason, Verdict};
-use super::super::observed::{Likeness, Set};
 use super::super::plan::Step;
+use super::super::snapshot::types::{Likeness, Set};
 use super::pool::Pool;
 use super::revision;
 use super::writes::{Decision, event};

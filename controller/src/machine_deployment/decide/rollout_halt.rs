@@ -6,7 +6,7 @@
 
 use machinist_shared::api::names::annotation;
 
-use super::super::observed::{Set, Strategy};
+use super::super::snapshot::types::{Set, Strategy};
 use super::pool::Pool;
 
 /// Notes on each set that a Machine of its template was available.

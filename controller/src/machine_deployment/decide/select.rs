@@ -2,7 +2,7 @@
 
 use machinist_shared::api::names::{annotation, label};
 
-use super::super::observed::Set;
+use super::super::snapshot::types::Set;
 use super::pool::Pool;
 
 /// Adopts sets without a controller, and releases those that match no more.

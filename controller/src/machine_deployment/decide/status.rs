@@ -5,9 +5,9 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use super::super::conditions::{self, AVAILABLE, PROGRESSING, Reason, SELECTOR_OVERLAP, Verdict};
-use super::super::observed::{Machines, Set, Status, Strategy, Trouble};
 use super::super::rollout::Rollout;
 use super::super::rollout_limits::Limits;
+use super::super::snapshot::types::{Machines, Set, Status, Strategy, Trouble};
 use super::new_set::Held;
 use super::pool::Pool;
 use super::writes::until;

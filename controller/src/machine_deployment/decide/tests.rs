@@ -12,8 +12,10 @@ use super::fixtures::{at, deployment, observed, rollout_after, set, set_with};
 use super::*;
 use crate::cache::Decoded;
 use crate::machine_deployment::conditions::{AVAILABLE, PROGRESSING, ROLLED_BACK, SELECTOR_OVERLAP};
-use crate::machine_deployment::observed::{Deployment, Failure, Likeness, Machines, Set, Status, Trouble};
 use crate::machine_deployment::plan::Step;
+use crate::machine_deployment::snapshot::types::{
+    Deployment, Failure, Likeness, Machines, Set, Status, Trouble,
+};
 use crate::runtime::creation_limit::Allowance;
 
 /// What becomes of the sizes, in the order of the plan: `name=size`, `+name=size` for a set that is made.

@@ -9,8 +9,8 @@ use machinist_shared::admission::autoscaler::Changes;
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{self, PROGRESSING, Reason, SELECTOR_OVERLAP};
-use super::super::observed::{Deployment, Likeness, Set, Status, Texts};
 use super::super::plan::{NewSet, Plan, Step};
+use super::super::snapshot::types::{Deployment, Likeness, Set, Status, Texts};
 use super::hash::{hash_of, selector};
 use super::pool::Pool;
 use crate::cache::Decoded;

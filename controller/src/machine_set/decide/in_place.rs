@@ -12,8 +12,8 @@ use super::Work;
 use super::scale::AT_ONCE;
 use crate::cache::{SpecState, StoredMachine, StoredMachineSet};
 use crate::machine::node_metadata::{NodeMetadata, Retired};
-use crate::machine_set::observed::Member;
 use crate::machine_set::plan::Step;
+use crate::machine_set::snapshot::types::Member;
 
 /// Changes the Machines that are not as the template asks for their Nodes, if the set may; not those that `planned` deletes.
 pub(super) fn change(set: &StoredMachineSet, active: &[&Member], planned: &[Step]) -> Work {
@@ -192,7 +192,7 @@ mod tests {
         });
         Member {
             machine: Arc::new(serde_json::from_value(machine).unwrap()),
-            node: crate::machine_set::observed::NodeState::Absent,
+            node: crate::machine_set::snapshot::types::NodeState::Absent,
         }
     }
 
@@ -255,7 +255,7 @@ mod tests {
         );
         let machine = Member {
             machine: Arc::new(serde_json::from_value(raw).unwrap()),
-            node: crate::machine_set::observed::NodeState::Absent,
+            node: crate::machine_set::snapshot::types::NodeState::Absent,
         };
         assert_eq!(patch(&set(true, &template), &machine), None);
     }

@@ -13,8 +13,8 @@ use serde_json::json;
 
 use super::decide;
 use crate::cache::{StoredMachine, StoredMachineSet};
-use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::Step;
+use crate::machine_set::snapshot::types::{Member, NodeState, Snapshot};
 use crate::runtime::creation_limit::Allowance;
 
 /// What happens between two passes.
@@ -121,7 +121,7 @@ impl World {
         Arc::new(serde_json::from_value(set).unwrap())
     }
 
-    fn observed(&self) -> Observed {
+    fn observed(&self) -> Snapshot {
         let stored = |(name, thing): (&String, &Thing)| -> Arc<StoredMachine> {
             let machine = json!({"metadata": {
                 "name": name, "namespace": "ns", "uid": name,
@@ -139,7 +139,7 @@ impl World {
         };
         let ours = self.cache.iter().filter(|(_, thing)| thing.ours);
         let orphans = self.cache.iter().filter(|(_, thing)| !thing.ours && thing.fits);
-        Observed {
+        Snapshot {
             set: self.set(),
             machines: ours
                 .map(|entry| Member {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cache::StoredMachine;
-use crate::machine_set::observed::{Member, Observed};
+use crate::machine_set::snapshot::types::{Member, Snapshot};
 
 /// The Machines that the set controls and that are not being deleted.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(super) struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    pub(super) fn of(observed: &'a Observed) -> Self {
+    pub(super) fn of(observed: &'a Snapshot) -> Self {
         let selector = &observed.set.selector;
         // One that selects nothing is a mistake: what was counted before still is, and nothing strays.
         let reported = selector.fault().is_none();

@@ -20,8 +20,8 @@ use machinist_shared::api::names::finalizer;
 use serde_json::{Map, Value, json};
 
 use self::members::Members;
-use super::observed::Observed;
 use super::plan::{Plan, Step};
+use super::snapshot::types::Snapshot;
 use crate::autoscaler;
 use crate::cache::{StoredMachine, StoredMachineSet, overlap};
 use crate::runtime::creation_limit::TOO_MANY_CREATIONS;
@@ -94,7 +94,7 @@ impl Work {
 }
 
 /// What to do for the set, at `now`.
-pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
+pub fn decide(observed: &Snapshot, now: Timestamp) -> Plan {
     let set = &observed.set;
     // Its Machines belong to garbage collection now.
     if set.is_deleting() {
@@ -137,13 +137,13 @@ pub fn decide(observed: &Observed, now: Timestamp) -> Plan {
 }
 
 /// Whether the status could not be written, and it is too early to try again.
-fn is_status_held(observed: &Observed, now: Timestamp) -> bool {
+fn is_status_held(observed: &Snapshot, now: Timestamp) -> bool {
     let failure = observed.failure.as_ref();
     failure.is_some_and(|failure| failure.of_status && failure.until > now)
 }
 
 /// What of the work may be done now.
-fn held_back(observed: &Observed, work: Work, now: Timestamp) -> Work {
+fn held_back(observed: &Snapshot, work: Work, now: Timestamp) -> Work {
     let work = match &observed.failure {
         Some(failure) if is_status_held(observed, now) => work.postponed(until(now, failure.until)),
         Some(failure) if !work.steps.is_empty() => {
@@ -240,7 +240,7 @@ fn invalid(set: &StoredMachineSet) -> Option<Trouble> {
 }
 
 /// What changes Machines, and the set itself.
-fn work(observed: &Observed, members: &Members<'_>, now: Timestamp) -> Work {
+fn work(observed: &Snapshot, members: &Members<'_>, now: Timestamp) -> Work {
     let set = &observed.set;
     let some = |machines: &Vec<Arc<StoredMachine>>| (!machines.is_empty()).then(|| machines.clone());
     let steps = [
@@ -261,7 +261,7 @@ fn work(observed: &Observed, members: &Members<'_>, now: Timestamp) -> Work {
 
 /// The finalizer that makes garbage collection delete what the set owns first; and the capacity annotations for the
 /// cluster-autoscaler on a set that stands alone.
-fn set_patch(observed: &Observed) -> Option<Value> {
+fn set_patch(observed: &Snapshot) -> Option<Value> {
     let set = &observed.set;
     let mut metadata = Map::new();
     let mut finalizers = set.metadata.finalizers.clone().unwrap_or_default();

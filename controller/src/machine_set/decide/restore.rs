@@ -6,7 +6,7 @@ use machinist_shared::api::names::annotation;
 
 use super::{Trouble, Work, until};
 use crate::cache::StoredMachineSet;
-use crate::machine_set::observed::{Member, Observed};
+use crate::machine_set::snapshot::types::{Member, Snapshot};
 
 /// Until so long after its creation, a set waits for its Machines.
 const RESTORE_TIMEOUT: SignedDuration = SignedDuration::from_hours(1);
@@ -36,7 +36,7 @@ pub(in crate::machine_set) fn deadline(
 }
 
 /// Why the set creates no Machines yet, if that is so.
-pub(super) fn wait(observed: &Observed, now: Timestamp) -> Option<Work> {
+pub(super) fn wait(observed: &Snapshot, now: Timestamp) -> Option<Work> {
     let left = &observed.left_behind;
     let deadline = deadline(&observed.set, &observed.machines, now).filter(|_| !left.is_empty())?;
     let named = left.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");

@@ -9,8 +9,8 @@ use machinist_shared::api::names::annotation;
 use super::{INVALID_CONFIGURATION, MACHINE_CHANGED_AT_ADMISSION, Trouble, Work, restore, until};
 use crate::cache::StoredMachine;
 use crate::machine::disruption_budget;
-use crate::machine_set::observed::{Member, NodeState, Observed};
 use crate::machine_set::plan::Step;
+use crate::machine_set::snapshot::types::{Member, NodeState, Snapshot};
 use crate::runtime::creation_limit::TOO_MANY_CREATIONS;
 
 /// Machines that one plan deletes or changes at most: in between, the next reconcile sees a new number of replicas and writes the
@@ -41,7 +41,7 @@ impl DeletePolicy {
 
 /// Creates what is missing, or deletes what is too much. Orphans count when something is missing, for they will be adopted; and
 /// not when something is too much, for they are not yet.
-pub(super) fn scale(observed: &Observed, active: &[&Member], now: Timestamp) -> Work {
+pub(super) fn scale(observed: &Snapshot, active: &[&Member], now: Timestamp) -> Work {
     let set = &observed.set;
     // A missing number is reported by the caller.
     let Some(replicas) = set.replicas.and_then(|replicas| usize::try_from(replicas).ok()) else {
@@ -60,7 +60,7 @@ pub(super) fn scale(observed: &Observed, active: &[&Member], now: Timestamp) -> 
 }
 
 /// Creates as many of the missing Machines as is allowed now.
-fn create(observed: &Observed, staying: &[&Member], missing: usize, now: Timestamp) -> Work {
+fn create(observed: &Snapshot, staying: &[&Member], missing: usize, now: Timestamp) -> Work {
     let set = &observed.set;
     // Under the strategy OnDelete, what a person deletes of an older template comes back from the newer one.
     if missing == 0 || set.annotation(annotation::NO_NEW_MACHINES) == Some("true") {
@@ -93,7 +93,7 @@ fn create(observed: &Observed, staying: &[&Member], missing: usize, now: Timesta
 }
 
 /// Deletes those Machines of the surplus that are missed least.
-fn delete(observed: &Observed, staying: &[&Member], surplus: usize, now: Timestamp) -> Work {
+fn delete(observed: &Snapshot, staying: &[&Member], surplus: usize, now: Timestamp) -> Work {
     let set = &observed.set;
     let Some(policy) = DeletePolicy::parse(&set.delete_policy) else {
         return Work {
@@ -122,7 +122,7 @@ fn delete(observed: &Observed, staying: &[&Member], surplus: usize, now: Timesta
 }
 
 /// How many Machines may be created, and why not any number.
-fn allowed(observed: &Observed, now: Timestamp) -> (usize, Work) {
+fn allowed(observed: &Snapshot, now: Timestamp) -> (usize, Work) {
     let creations = &observed.creations;
     let held = |reason, message: &str, again: Option<Duration>| Work {
         requeue_after: creations.next.into_iter().chain(again).min(),

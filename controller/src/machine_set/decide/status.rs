@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Trouble;
 use crate::cache::StoredMachineSet;
 use crate::kstatus::{self, Health};
-use crate::machine_set::observed::Member;
+use crate::machine_set::snapshot::types::Member;
 
 /// The Machines of a set, counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cache::StoredMachine;
-use crate::machine_set::observed::{Failure, Member, NodeState};
+use crate::machine_set::snapshot::types::{Failure, Member, NodeState};
 use crate::runtime::creation_limit::{Allowance, Halt};
 use crate::runtime::recreation::Recreation;
 
@@ -59,8 +59,8 @@ fn ready(name: &str) -> Member {
     member(name, READY, &json!({}))
 }
 
-fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Observed {
-    Observed {
+fn observed(set: Arc<StoredMachineSet>, machines: Vec<Member>) -> Snapshot {
+    Snapshot {
         set,
         machines,
         orphans: Vec::new(),
@@ -743,10 +743,10 @@ fn a_set_makes_and_deletes_nothing_while_the_clocks_differ_too_much() {
 }
 
 /// A set that was made so many seconds ago, and whose name a Node bears that has no Machine.
-fn restored(seconds: i64, change: &Value, machines: Vec<Member>) -> Observed {
+fn restored(seconds: i64, change: &Value, machines: Vec<Member>) -> Snapshot {
     let mut created = json!({"metadata": {"creationTimestamp": ago(seconds).to_string()}});
     json_patch::merge(&mut created, change);
-    Observed {
+    Snapshot {
         left_behind: vec!["workers-aaaaa".to_owned()],
         ..observed(set(2, &created), machines)
     }
@@ -763,8 +763,8 @@ fn member_with_vm() -> Member {
 #[case::not_for_longer_than_an_hour(restored(3600, &json!({}), Vec::new()), false)]
 #[case::not_one_of_whose_machines_has_a_vm(restored(5, &json!({}), vec![member_with_vm()]), false)]
 #[case::not_one_that_has_worked(restored(5, &json!({"metadata": {"annotations": {"machinist.dev/proven": "true"}}}), Vec::new()), false)]
-#[case::not_if_nothing_is_left(Observed { left_behind: Vec::new(), ..restored(5, &json!({}), Vec::new()) }, false)]
-fn a_set_waits_for_its_machines_while_their_nodes_are_left(#[case] observed: Observed, #[case] waits: bool) {
+#[case::not_if_nothing_is_left(Snapshot { left_behind: Vec::new(), ..restored(5, &json!({}), Vec::new()) }, false)]
+fn a_set_waits_for_its_machines_while_their_nodes_are_left(#[case] observed: Snapshot, #[case] waits: bool) {
     let plan = decide(&observed, now());
     assert_eq!(
         plan.steps.iter().any(|step| matches!(step, Step::Create(_))),

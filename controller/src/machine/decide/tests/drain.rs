@@ -18,7 +18,7 @@ const DRAIN_TIMEOUT: &str = "machinist.dev/node-drain-timeout";
 const DETACH_TIMEOUT: &str = "machinist.dev/node-volume-detach-timeout";
 
 /// A Machine whose deletion was asked for a minute ago, with a running VM and a cordoned Node.
-fn leaving(extra: &Value) -> Observed {
+fn leaving(extra: &Value) -> Snapshot {
     let mut machine_ = recorded();
     json_patch::merge(
         &mut machine_,
@@ -57,14 +57,14 @@ fn pod(name: &str, extra: &Value) -> Arc<Pod> {
     Arc::new(serde_json::from_value(pod).unwrap())
 }
 
-fn with_pods(o: &mut Observed, pods: Vec<Arc<Pod>>) {
+fn with_pods(o: &mut Snapshot, pods: Vec<Arc<Pod>>) {
     o.workload.pods = Seen::Pods(Pods {
         pods,
         ..Pods::default()
     });
 }
 
-fn refused(o: &mut Observed, uid: &str, refusal: Refusal) {
+fn refused(o: &mut Snapshot, uid: &str, refusal: Refusal) {
     let Seen::Pods(pods) = &mut o.workload.pods else {
         panic!("no pods")
     };
@@ -77,7 +77,7 @@ fn refused(o: &mut Observed, uid: &str, refusal: Refusal) {
 }
 
 /// The same, its VM gone, the Node known by the record.
-fn without_vm(extra: &Value) -> Observed {
+fn without_vm(extra: &Value) -> Snapshot {
     let mut o = leaving(&both(
         json!({"status": {"providerStatus": {"nodeUID": "node-1"}}}),
         extra,

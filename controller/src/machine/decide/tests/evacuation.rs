@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 
-fn on(eviction: Eviction, disruption_budget: DisruptionBudget) -> Observed {
+fn on(eviction: Eviction, disruption_budget: DisruptionBudget) -> Snapshot {
     let owned = json!({"metadata": {"ownerReferences": [
         {"apiVersion": "cluster.k8s.io/v1alpha1", "kind": "MachineSet", "name": "s", "uid": "s", "controller": true}]}});
     let mut machine_ = recorded();

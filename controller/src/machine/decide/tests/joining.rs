@@ -7,7 +7,7 @@ fn late() -> Timestamp {
 }
 
 /// With limits of ten minutes to join and five to run, counted from 12:00.
-fn limited(extra: &Value, open: Open) -> Observed {
+fn limited(extra: &Value, open: Open) -> Snapshot {
     let mut o = observed(machine(extra), open);
     o.token = Some(token());
     o.settings = Arc::new(Settings {

@@ -22,7 +22,7 @@ fn of_a_set() -> Value {
     )
 }
 
-fn lost(extra: &Value, ended: bool) -> Observed {
+fn lost(extra: &Value, ended: bool) -> Snapshot {
     let mut open = running();
     if ended {
         open.state = VmState {
@@ -45,7 +45,7 @@ fn lost(extra: &Value, ended: bool) -> Observed {
 }
 
 /// The same after what was decided has been written.
-fn after(extra: &Value, plan: &Plan, ended: bool) -> Observed {
+fn after(extra: &Value, plan: &Plan, ended: bool) -> Snapshot {
     let mut extra = extra.clone();
     json_patch::merge(&mut extra, patch(plan));
     lost(&extra, ended)
@@ -102,7 +102,7 @@ fn a_machine_stays(
     #[case] join_timeout: Option<Duration>,
     #[values(true, false)] ended: bool,
 ) {
-    let set = |mut o: Observed| {
+    let set = |mut o: Snapshot| {
         o.settings = Arc::new(Settings {
             join_timeout,
             ..o.settings.as_ref().clone()

@@ -14,8 +14,8 @@ use super::*;
 use crate::cache::{StoredMachineSet, Stores};
 use crate::machine::disruption_budget::{self, SurgeReservations};
 use crate::machine_set::decide::decide as decide_set;
-use crate::machine_set::observed::{Member, NodeState, Observed as ObservedSet};
 use crate::machine_set::plan::Step as SetStep;
+use crate::machine_set::snapshot::types::{Member, NodeState, Snapshot as SetSnapshot};
 use crate::runtime::creation_limit::Allowance;
 
 const REPLICAS: usize = 3;
@@ -286,7 +286,7 @@ impl World {
             },
             machine,
         });
-        let observed = ObservedSet {
+        let observed = SetSnapshot {
             set: self.set.clone(),
             machines: machines.collect(),
             orphans: Vec::new(),

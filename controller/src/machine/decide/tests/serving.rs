@@ -3,7 +3,7 @@
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
-use super::super::super::observed::Asked;
+use super::super::super::snapshot::types::Asked;
 use super::*;
 use crate::csr::serving::Contested;
 
@@ -53,7 +53,7 @@ fn linked() -> Value {
 }
 
 /// A joined Machine whose kubelet asks.
-fn asking(asked: Asked) -> Observed {
+fn asking(asked: Asked) -> Snapshot {
     let mut o = observed(machine(&linked()), running());
     o.node = Some(node(&json!({})));
     o.requests = vec![asked];

@@ -65,20 +65,20 @@ fn a_token_is_extended_at_half_life() {
 
 /// What keeps a Machine's VM from being seen.
 #[rstest]
-#[case::its_infra_cluster_does_not_answer(|o: &mut Observed| o.infra = Infra::Unreachable("refused".into()))]
-#[case::its_infra_cluster_is_being_connected_to(|o: &mut Observed| o.infra = Infra::Connecting)]
-#[case::its_credential_is_gone(|o: &mut Observed| o.infra = Infra::NoCredential("no key".into()))]
-#[case::another_cluster_answers(|o: &mut Observed| {
+#[case::its_infra_cluster_does_not_answer(|o: &mut Snapshot| o.infra = Infra::Unreachable("refused".into()))]
+#[case::its_infra_cluster_is_being_connected_to(|o: &mut Snapshot| o.infra = Infra::Connecting)]
+#[case::its_credential_is_gone(|o: &mut Snapshot| o.infra = Infra::NoCredential("no key".into()))]
+#[case::another_cluster_answers(|o: &mut Snapshot| {
     o.infra = Infra::Open(Box::new(Open {
         infrastructure: Infrastructure { namespace_uid: Some("n2".into()), ..infrastructure() },
         ..open()
     }));
 })]
-#[case::the_rollout_halt(|o: &mut Observed| o.infra = Infra::Open(Box::new(Open { mass_loss: engaged(), ..open() })))]
-#[case::its_spec_refers_to_nothing(|o: &mut Observed| o.spec = Spec::ReferenceNotFound("no Secret".into()))]
-#[case::its_spec_is_being_read(|o: &mut Observed| o.spec = Spec::Waiting("a Secret".into()))]
-#[case::its_spec_cannot_be_rendered(|o: &mut Observed| o.spec = Spec::Invalid("no".into()))]
-fn a_token_outlives_what_keeps_its_vm_from_being_seen(#[case] unseen: fn(&mut Observed)) {
+#[case::the_rollout_halt(|o: &mut Snapshot| o.infra = Infra::Open(Box::new(Open { mass_loss: engaged(), ..open() })))]
+#[case::its_spec_refers_to_nothing(|o: &mut Snapshot| o.spec = Spec::ReferenceNotFound("no Secret".into()))]
+#[case::its_spec_is_being_read(|o: &mut Snapshot| o.spec = Spec::Waiting("a Secret".into()))]
+#[case::its_spec_cannot_be_rendered(|o: &mut Snapshot| o.spec = Spec::Invalid("no".into()))]
+fn a_token_outlives_what_keeps_its_vm_from_being_seen(#[case] unseen: fn(&mut Snapshot)) {
     const EXTEND: &str = "extend the bootstrap token";
     let half: Timestamp = "2026-01-01T12:15:01Z".parse().unwrap();
     let mut o = observed(machine(&recorded()), running());

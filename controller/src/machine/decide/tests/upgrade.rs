@@ -26,7 +26,7 @@ fn at(time: &str) -> Timestamp {
 }
 
 /// The Machine as it is stored after a decision on a running VM with a token, changed like that.
-fn after(machine: &Value, change: impl Fn(&mut Observed)) -> Value {
+fn after(machine: &Value, change: impl Fn(&mut Snapshot)) -> Value {
     let mut o = observed(stored(machine), running());
     o.token = Some(token());
     change(&mut o);
@@ -35,7 +35,7 @@ fn after(machine: &Value, change: impl Fn(&mut Observed)) -> Value {
     machine
 }
 
-fn with_pod(o: &mut Observed) {
+fn with_pod(o: &mut Snapshot) {
     let pod: Pod =
         serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "ns", "uid": "a"}})).unwrap();
     o.node = Some(node(&being_drained()));
@@ -45,17 +45,17 @@ fn with_pod(o: &mut Observed) {
     });
 }
 
-fn with_volume(o: &mut Observed) {
+fn with_volume(o: &mut Snapshot) {
     o.node = Some(node(&being_drained()));
     o.workload.volumes = vec!["pv-1".into()];
 }
 
-fn without_vm(o: &mut Observed) {
+fn without_vm(o: &mut Snapshot) {
     o.node = Some(node(&being_drained()));
     o.infra = Infra::Open(Box::new(open()));
 }
 
-fn with_held_node(o: &mut Observed) {
+fn with_held_node(o: &mut Snapshot) {
     without_vm(o);
     let mut held = being_drained();
     let finalizers = json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["their/finalizer"]}});
@@ -63,7 +63,7 @@ fn with_held_node(o: &mut Observed) {
     o.node = Some(node(&held));
 }
 
-fn failing(o: &mut Observed, scope: FailureScope) {
+fn failing(o: &mut Snapshot, scope: FailureScope) {
     let until = now() + Duration::from_mins(5);
     o.failure = Some(Failure {
         scope,
@@ -73,7 +73,7 @@ fn failing(o: &mut Observed, scope: FailureScope) {
     });
 }
 
-fn evacuating(o: &mut Observed, disruption_budget: DisruptionBudget) {
+fn evacuating(o: &mut Snapshot, disruption_budget: DisruptionBudget) {
     let eviction = Eviction::Wanted {
         uid: "vmi-1".into(),
         host: "host-a".into(),
@@ -327,17 +327,17 @@ fn what_takes_time_is_recorded_and_read_from_conditions_where_it_is_not(
 #[case::drain_that_is_blocked("draining, blocked", with_pod, "12:10:00", "delete the VirtualMachine")]
 #[case::volumes("waiting for volumes", with_volume, "12:10:00", "delete the VirtualMachine")]
 #[case::node("deleting the Node", with_held_node, "12:10:00", "delete the bootstrap token")]
-#[case::release("releasing volumes", |o: &mut Observed| { with_volume(o); without_vm(o); }, "12:02:00", "delete the Node")]
+#[case::release("releasing volumes", |o: &mut Snapshot| { with_volume(o); without_vm(o); }, "12:02:00", "delete the Node")]
 #[case::node_that_cannot_be_marked(
-    "cannot mark the Node", |o: &mut Observed| { with_volume(o); without_vm(o); failing(o, FailureScope::Evacuation); }, "12:02:00",
+    "cannot mark the Node", |o: &mut Snapshot| { with_volume(o); without_vm(o); failing(o, FailureScope::Evacuation); }, "12:02:00",
     "delete the Node")]
 #[case::node_that_cannot_be_deleted(
-    "cannot delete the Node", |o: &mut Observed| { without_vm(o); failing(o, FailureScope::NodeDeletion); }, "12:10:00",
+    "cannot delete the Node", |o: &mut Snapshot| { without_vm(o); failing(o, FailureScope::NodeDeletion); }, "12:10:00",
     "delete the bootstrap token")]
-#[case::vm_loss("the VM vanished", |o: &mut Observed| { with_volume(o); without_vm(o); }, "12:02:00", "delete the Node")]
+#[case::vm_loss("the VM vanished", |o: &mut Snapshot| { with_volume(o); without_vm(o); }, "12:02:00", "delete the Node")]
 fn a_wait_that_began_under_the_version_before_ends_in_its_time(
     #[case] name: &str,
-    #[case] change: fn(&mut Observed),
+    #[case] change: fn(&mut Snapshot),
     #[case] end: &str,
     #[case] then: &str,
 ) {

@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::super::super::node_conflicts::{Item, Waits};
 use super::super::super::node_metadata::Retired;
-use super::super::super::observed::Usable;
 use super::super::super::ownership::provider_id_of;
 use super::super::super::plan::Step;
 use super::super::super::record::Record;
+use super::super::super::snapshot::types::Usable;
 use super::super::{PhaseResult, View};
 use super::recorded_node;
 use crate::cache::{Node, StoredMachine};

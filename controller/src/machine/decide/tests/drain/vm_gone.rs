@@ -138,7 +138,7 @@ fn reported(plan: &Plan) -> Vec<&'static str> {
 #[rstest]
 #[case::a_vm_that_was_given_up_on(leaving(&annotated("machinist.dev/abandon-vm-uid", "v1")), "VMAbandoned")]
 #[case::a_foreign_vm(
-    Observed { infra: Infra::Open(Box::new(Open {
+    Snapshot { infra: Infra::Open(Box::new(Open {
         vm: Some(vm(&json!({"metadata": {"uid": "v9", "labels": {"machinist.dev/machine-uid": "m9"}}}))),
         labeled_machine_exists: true,
         ..running()
@@ -151,7 +151,7 @@ fn reported(plan: &Plan) -> Vec<&'static str> {
         o
     },
     "VolumesLeft")]
-fn what_is_left_behind_is_reported_once_when_the_machine_goes(#[case] mut o: Observed, #[case] reason: &str) {
+fn what_is_left_behind_is_reported_once_when_the_machine_goes(#[case] mut o: Snapshot, #[case] reason: &str) {
     o.node = Some(cordoned(
         &json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["their/finalizer"]}}),
     ));
@@ -268,7 +268,7 @@ fn a_machine_that_was_let_go_is_not_written_again() {
     machine(&json!({"metadata": {"deletionTimestamp": NOW, "finalizers": ["kubermatic.io/red-hat-subscription"]}})), open()),
     json!([]))]
 fn a_subscription_finalizer_goes_at_once_and_says_what_to_do_by_hand(
-    #[case] o: Observed,
+    #[case] o: Snapshot,
     #[case] left: Value,
 ) {
     let plan = decide(&o, now());

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::super::super::super::drain::sort::Answers;
-use super::super::super::super::observed::Asked;
+use super::super::super::super::snapshot::types::Asked;
 use super::world::{Kind, NAME, World};
 use super::*;
 use crate::csr::request::StoredRequest;
@@ -61,7 +61,7 @@ pub(super) struct ApplyContext {
 }
 
 /// The snapshot, unless there is no Machine.
-pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, ApplyContext)> {
+pub(super) fn observe(world: &World, process: &Process) -> Option<(Snapshot, ApplyContext)> {
     let seen = world.seen();
     let own = |kind| seen.get(&(kind, NAME.to_owned()));
     let all = |kind| {
@@ -113,7 +113,7 @@ pub(super) fn observe(world: &World, process: &Process) -> Option<(Observed, App
             request: Arc::new(request),
             reported: process.reported.clone(),
         });
-    let observed = Observed {
+    let observed = Snapshot {
         spec: Spec::Usable(Box::new(Usable {
             cluster_name: "c".into(),
             disks: vec![NAME.into()],

@@ -14,7 +14,7 @@ use crate::runtime::recreation::Recreation;
 
 /// A MachineSet and its Machines.
 #[derive(Debug, Clone)]
-pub struct Observed {
+pub struct Snapshot {
     /// The set.
     pub set: Arc<StoredMachineSet>,
     /// Machines that it controls.

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::api::names::{API_VERSION, annotation};
 use machinist_shared::api::{MachineDeploymentCondition, RolloutStatus};
 
-use super::rollout::Rollout;
+use super::super::rollout::Rollout;
 use crate::cache::{Decoded, Template};
 use crate::runtime::creation_limit::Allowance;
 pub use crate::runtime::failure::Failure;
@@ -19,7 +19,7 @@ pub type Texts = BTreeMap<String, String>;
 
 /// Everything known of one MachineDeployment.
 #[derive(Debug, Clone)]
-pub struct Observed {
+pub struct Snapshot {
     /// The deployment.
     pub deployment: Deployment,
     /// Sets that it controls, and sets without a controller and that match its selector.

@@ -10,14 +10,14 @@ use machinist_infra::kube::clock::Skew;
 use machinist_infra::provider::Instance;
 pub use machinist_infra::provider::{Disk, Eviction, InstanceState as VmState, NotWatched, Unwatched};
 
-use super::disruption_budget::DisruptionBudget;
-use super::drain::Seen;
-use super::drain::slots::DrainSlot;
-use super::node_conflicts::Waits;
-use super::record::{CredentialSource, FailureDomain, Infrastructure};
-use super::replacement_pace::Pace;
-use super::start_limiter::Start;
-use super::vm_creations::Creation;
+use super::super::disruption_budget::DisruptionBudget;
+use super::super::drain::Seen;
+use super::super::drain::slots::DrainSlot;
+use super::super::node_conflicts::Waits;
+use super::super::record::{CredentialSource, FailureDomain, Infrastructure};
+use super::super::replacement_pace::Pace;
+use super::super::start_limiter::Start;
+use super::super::vm_creations::Creation;
 use crate::bootstrap::token::TokenView;
 use crate::cache::{Node, StoredMachine};
 pub use crate::config::Settings;
@@ -27,7 +27,7 @@ use crate::runtime::recreation::Recreation;
 
 /// Everything known of one Machine.
 #[derive(Debug, Clone)]
-pub struct Observed {
+pub struct Snapshot {
     /// The Machine.
     pub machine: Arc<StoredMachine>,
     /// What holds for all Machines.
