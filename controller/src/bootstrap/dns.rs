@@ -60,12 +60,13 @@ pub(super) async fn keep(client: &Client, known: &watch::Sender<Dns>, on_change:
 }
 
 fn report(found: Dns) {
-    match found {
-        Dns::Found(address) => tracing::info!(%address, "using this DNS address for kubelets of new pools"),
-        _ => tracing::warn!(
+    if let Dns::Found(address) = found {
+        tracing::info!(%address, "using this DNS address for kubelets of new pools");
+    } else {
+        tracing::warn!(
             address = %DEFAULT,
             "no DNS Service of a known name in kube-system; using this DNS address for kubelets: set --cluster-dns if it is another"
-        ),
+        );
     }
 }
 

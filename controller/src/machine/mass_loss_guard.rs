@@ -15,7 +15,6 @@ use machinist_infra::providers::Providers;
 use parking_lot::Mutex;
 
 use super::record::Infrastructure;
-use super::snapshot::types::{Losses, MassLoss};
 use crate::cache::{StoredMachine, Stores};
 
 /// VMs that vanish within this time vanish together.
@@ -28,6 +27,28 @@ const ONE_IN: usize = 5;
 const FORGOTTEN: SignedDuration = SignedDuration::from_hours(1);
 /// Nothing is done about a lost VM for so long: others that vanish with it are reported one by one.
 pub const BURST: Duration = Duration::from_secs(2);
+
+/// Whether too many VMs are missing at the same time to believe it: the mass-loss guard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MassLoss {
+    /// No.
+    Released,
+    /// Not known for so long: others that vanished with this one may not have been seen to be missing yet.
+    Settling(Duration),
+    /// Yes.
+    Engaged(Arc<Losses>),
+}
+
+/// The VMs that are missing from an infra cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// How many are missing.
+    pub missing: usize,
+    /// Of how many on record.
+    pub recorded: usize,
+    /// The Machines, as `namespace/name`, whose VMs have to be seen again; sorted.
+    pub holders: Vec<String>,
+}
 
 /// The VMs of one infra cluster that Machines have on record, and are not being deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

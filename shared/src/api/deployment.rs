@@ -6,8 +6,8 @@ use kube_core::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::MachineTemplate;
 use super::lenient::{null_default, without_nulls};
+use super::{MachineDeploymentCondition, MachineTemplate};
 
 /// A MachineDeployment maintains a number of Machines and replaces them when the template changes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -135,30 +135,4 @@ pub struct RolloutStatus {
     /// The generation of the spec whose rollout was completed.
     #[serde(default)]
     pub completed_generation: Option<i64>,
-}
-
-/// A condition of a MachineDeployment or MachineSet.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct MachineDeploymentCondition {
-    /// `Available`, `Progressing`, `RolledBack`, `Ready`, `Reconciling` or `Stalled`.
-    #[serde(default, rename = "type")]
-    pub type_: String,
-    /// `True`, `False` or `Unknown`.
-    #[serde(default)]
-    pub status: String,
-    /// Reason in CamelCase.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Human-readable message.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// When the rollout last made progress; for other types, when the condition last changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub last_update_time: Option<Time>,
-    /// When `status` last changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub last_transition_time: Option<Time>,
 }

@@ -4,6 +4,7 @@
 //! `kubectl explain` prints.
 
 pub mod bootstrap_mode;
+mod condition;
 pub mod config_var;
 pub mod crd;
 pub mod decode;
@@ -23,9 +24,10 @@ mod set;
 pub mod syntax;
 mod value_at;
 
+pub use condition::MachineDeploymentCondition;
 pub use deployment::{
-    MachineDeployment, MachineDeploymentCondition, MachineDeploymentSpec, MachineDeploymentStatus,
-    MachineDeploymentStrategy, RollingUpdate, RolloutStatus,
+    MachineDeployment, MachineDeploymentSpec, MachineDeploymentStatus, MachineDeploymentStrategy,
+    RollingUpdate, RolloutStatus,
 };
 pub use machine::{Machine, MachineSpec, MachineStatus, MachineVersions, ProviderSpec, VersionsStatus};
 pub use set::{MachineSet, MachineSetSpec, MachineSetStatus, MachineTemplate};

@@ -1,7 +1,6 @@
 //! The snapshot that a decision is made from: everything known of one Machine, taken from memory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::jiff::Timestamp;
@@ -13,6 +12,7 @@ pub use machinist_infra::provider::{Disk, Eviction, InstanceState as VmState, No
 use super::super::disruption_budget::DisruptionBudget;
 use super::super::drain::Seen;
 use super::super::drain::slots::DrainSlot;
+pub use super::super::mass_loss_guard::{Losses, MassLoss};
 use super::super::node_conflicts::Waits;
 use super::super::record::{CredentialSource, FailureDomain, Infrastructure};
 use super::super::replacement_pace::Pace;
@@ -245,28 +245,6 @@ impl Open {
         let guest = self.guest.as_ref();
         guest.is_some_and(|guest| guest.instance.as_deref().is_none_or(|of| of == vm_uid))
     }
-}
-
-/// Whether too many VMs are missing at the same time to believe it: the mass-loss guard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MassLoss {
-    /// No.
-    Released,
-    /// Not known for so long: others that vanished with this one may not have been seen to be missing yet.
-    Settling(Duration),
-    /// Yes.
-    Engaged(Arc<Losses>),
-}
-
-/// The VMs that are missing from an infra cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Losses {
-    /// How many are missing.
-    pub missing: usize,
-    /// Of how many on record.
-    pub recorded: usize,
-    /// The Machines, as `namespace/name`, whose VMs have to be seen again; sorted.
-    pub holders: Vec<String>,
 }
 
 /// What rendering needs to know of the infra cluster.
