@@ -11,6 +11,7 @@ use machinist_infra::kube::error::RemoteError;
 use machinist_infra::kube::kubeconfig::InfraKubeconfig;
 use machinist_infra::kube::user_cluster::KubectlCluster;
 use machinist_shared::api::config_var::{KeyRef, LookupError, RefKind};
+use machinist_shared::api::count::counted;
 use machinist_shared::provider::{self, Env, raw_or_base64};
 use serde::Serialize;
 
@@ -305,7 +306,7 @@ impl Failed {
             let (named, others) = machines.split_at(machines.len().min(NAMED));
             let others = match others.len() {
                 0 => String::new(),
-                count => format!(" and of {count} others"),
+                count => format!(" and of {}", counted(count, "other")),
             };
             Skipped {
                 what: format!("the infra cluster of Machine {}{others}", named.join(", ")),

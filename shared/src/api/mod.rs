@@ -6,6 +6,7 @@
 pub mod bootstrap_mode;
 mod condition;
 pub mod config_var;
+pub mod count;
 pub mod crd;
 pub mod decode;
 mod deployment;

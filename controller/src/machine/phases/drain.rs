@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use machinist_shared::api::count::{are, counted};
 use machinist_shared::api::names::{annotation, condition};
 use serde_json::json;
 
@@ -88,8 +89,9 @@ fn drain(view: &View<'_>, node: &Node) -> PhaseResult {
     let workload = &view.observed.workload;
     if let Some(turn) = workload.drain_slot.filter(|turn| turn.ahead >= turn.limit) {
         let message = format!(
-            "{} Machines of the MachineDeployment are drained first, {} at a time ({})",
-            turn.ahead,
+            "{} of the MachineDeployment {} drained first, {} at a time ({})",
+            counted(turn.ahead, "Machine"),
+            are(turn.ahead),
             turn.limit,
             annotation::MAX_CONCURRENT_DRAINS
         );

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use machinist_infra::provider::Eviction;
+use machinist_shared::api::count::{are, counted};
 use machinist_shared::api::names::condition;
 
 use super::super::conditions::{Condition, Status};
@@ -90,7 +91,9 @@ fn wanted(view: &View<'_>, uid: &str, host: &str) -> PhaseResult {
         ),
         (DisruptionBudget::Full { missing, limit }, _) => {
             let why = format!(
-                "the Machine is replaced later: {missing} others are missing, of {limit} that may be"
+                "the Machine is replaced later: {} {} missing, of {limit} that may be",
+                counted(missing, "other"),
+                are(missing)
             );
             (why, Some(REQUEUE_INTERVAL))
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use machinist_shared::api::count::counted;
 use machinist_shared::api::names::{annotation, condition, finalizer, label};
 
 use super::super::conditions::{Condition, Status, Words};
@@ -143,9 +144,8 @@ fn recreation_backoff(view: &View<'_>) -> Option<PhaseResult> {
     let former = view.record().and_then(|record| record.former.as_ref());
     let why = former.map_or_else(String::new, |former| format!("; the last one: {}", former.why));
     let message = format!(
-        "{} VMs in a row were created for this Machine and ended before a kubelet joined, so the next one is created after a \
-         pause, which doubles up to 5 min{why}",
-        recreation.count
+        "{} in a row ended before a kubelet joined, so the next one is created after a pause, which doubles up to 5 min{why}",
+        counted(recreation.count, "VM")
     );
     let (reason, kind) = (Reason::RecreationBackOff, condition::INFRASTRUCTURE_READY);
     Some(

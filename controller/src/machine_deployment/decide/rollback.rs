@@ -1,6 +1,7 @@
 //! Going back to an earlier revision, asked for by annotation: its template becomes the deployment's.
 
 use k8s_openapi::jiff::Timestamp;
+use machinist_shared::api::count::are;
 use machinist_shared::api::names::{annotation, label};
 use serde_json::{Value, json};
 
@@ -64,7 +65,7 @@ fn answer(pool: &Pool<'_>, asked: &str) -> (Verdict, Step) {
             let known = if known.is_empty() {
                 "none is kept".to_owned()
             } else {
-                format!("kept are {}", known.join(", "))
+                format!("kept {} {}", are(known.len()), known.join(", "))
             };
             let which = if is_previous(asked) {
                 "there is no earlier revision".to_owned()

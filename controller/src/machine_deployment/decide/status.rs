@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use machinist_shared::api::count::{are, counted};
 
 use super::super::conditions::{self, AVAILABLE, PROGRESSING, Reason, SELECTOR_OVERLAP, Verdict};
 use super::super::rollout::Rollout;
@@ -136,7 +137,8 @@ fn counts(pool: &Pool<'_>) -> Status {
 
 fn available(status: &Status, limits: Limits) -> Verdict {
     let (have, desired, least) = (status.available, limits.desired, limits.least_available);
-    let message = format!("{have} of {desired} Machines are available; at least {least} must be");
+    let (machines, are) = (counted(desired, "Machine"), are(desired));
+    let message = format!("{have} of {machines} {are} available; at least {least} must be");
     if have >= least {
         Verdict::new("True", Reason::MinimumReplicasAvailable, message)
     } else {
@@ -170,7 +172,11 @@ fn progress(
     let is_done = rollout.completed(deployment.generation).is_some();
     let desired = deployment.replicas.max(0);
     if is_complete {
-        let message = format!("all {desired} Machines are of the current template and available");
+        let whole = match desired {
+            1 => "the Machine is".to_owned(),
+            desired => format!("all {desired} Machines are"),
+        };
+        let message = format!("{whole} of the current template and available");
         let since = if is_done { last } else { now };
         return going_on(Reason::NewMachineSetAvailable, message, since, None);
     }
@@ -257,10 +263,12 @@ fn stopped(pool: &Pool<'_>, findings: &Findings, status: &Status, is_complete: b
 }
 
 fn so_far(pool: &Pool<'_>, status: &Status) -> String {
+    let desired = pool.observed.deployment.replicas.max(0);
     format!(
-        "{} of {} Machines are of the current template, {} available",
+        "{} of {} {} of the current template, {} available",
         status.updated,
-        pool.observed.deployment.replicas.max(0),
+        counted(desired, "Machine"),
+        are(desired),
         status.available
     )
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use machinist_shared::admission::autoscaler::Changes;
+use machinist_shared::api::count::counted;
 use serde_json::{Map, Value, json};
 
 use super::super::conditions::{self, PROGRESSING, Reason, SELECTOR_OVERLAP};
@@ -196,7 +197,10 @@ fn set_writes(decision: &Decision<'_>) -> Writes {
                 events: vec![event(
                     false,
                     "NewMachineSetCreated",
-                    format!("created MachineSet {} of {} Machines", set.name, set.replicas),
+                    match set.replicas {
+                        0 => format!("created MachineSet {}", set.name),
+                        size => format!("created MachineSet {} of {}", set.name, counted(size, "Machine")),
+                    },
                 )],
                 requeue_after: None,
             },

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use machinist_infra::kube::clock::Skew;
+use machinist_shared::api::count::{are, counted};
 use machinist_shared::api::names::finalizer;
 use serde_json::{Map, Value, json};
 
@@ -131,7 +132,12 @@ pub fn decide(observed: &Snapshot, now: Timestamp) -> Plan {
         again: work.requeue_after.into_iter().chain(next_available).min(),
         more: work.more,
         forgive,
-        why: format!("{replicas} Machines are desired, {there} are there"),
+        why: format!(
+            "{} {} desired, {there} {} there",
+            counted(replicas, "Machine"),
+            are(replicas),
+            are(there)
+        ),
         steps: work.steps.into_iter().chain(shown).chain(overlap).collect(),
     }
 }

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use jiff::Timestamp;
 use machinist_shared::api::MachineSetStatus;
+use machinist_shared::api::count::{are, counted};
 use serde_json::{Value, json};
 
 use super::Trouble;
@@ -100,7 +101,12 @@ fn health<'a>(
         };
         return (health, trouble.reason, trouble.message.clone());
     }
-    let available = format!("{} of {desired} Machines are available", counts.available);
+    let available = format!(
+        "{} of {} {} available",
+        counts.available,
+        counted(desired, "Machine"),
+        are(desired)
+    );
     if counts.available == desired && counts.replicas == desired {
         return (Health::Current, "MachinesAvailable", available);
     }

@@ -2,6 +2,7 @@
 //! credential can list nodes. Existing pods count if the credential can list the pods of all namespaces.
 
 use k8s_openapi::api::core::v1::Node;
+use machinist_shared::api::count::counted;
 use machinist_shared::api::field::Report;
 use machinist_shared::api::quantity;
 
@@ -51,7 +52,8 @@ pub(super) fn check(
                 None => ("", ", even if nothing else ran there"),
             };
             let what = format!(
-                "the nodes of the infra cluster have {resource}{left} for {fitting} of {requirements} more VMs{even_so}"
+                "the nodes of the infra cluster have {resource}{left} for {fitting} of {}{even_so}",
+                counted(request.replicas, "more VM")
             );
             report.warn(&path, what);
         }
@@ -109,7 +111,7 @@ mod tests {
     #[case::a_cordoned_node_has_no_room(&[node("9Gi", true), node("5Gi", false)], None, 2, Some("have memory for 1 of 2 more VMs"))]
     #[case::others_have_taken_it(&[node("9Gi", false)], Some(vec![pod_requests("node-9Gi", 2.0)]), 2, Some("have memory left for 1 of 2 more VMs"))]
     #[case::others_have_taken_it_elsewhere(&[node("9Gi", false)], Some(vec![pod_requests("another", 2.0)]), 2, None)]
-    #[case::more_is_taken_than_there_is(&[node("9Gi", false)], Some(vec![pod_requests("node-9Gi", 20.0)]), 1, Some("have memory left for 0 of 1 more VMs"))]
+    #[case::more_is_taken_than_there_is(&[node("9Gi", false)], Some(vec![pod_requests("node-9Gi", 20.0)]), 1, Some("have memory left for 0 of 1 more VM"))]
     fn room_is_what_nodes_have(
         #[case] nodes: &[Node],
         #[case] pod_requests: Option<Vec<PodRequests>>,

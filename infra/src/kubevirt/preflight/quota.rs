@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::ResourceExt as _;
+use machinist_shared::api::count::counted;
 use machinist_shared::api::field::Report;
 use machinist_shared::api::quantity;
 use machinist_shared::kubevirt::resolved::ResolvedSpec;
@@ -123,11 +124,11 @@ pub(super) fn check(
                     &request.path.child("virtualMachine"),
                     format!(
                         "ResourceQuota {} of namespace {} allows {resource} {}, of which {used_text} is used: there is room \
-                         for {fitting} of {} more VMs",
+                         for {fitting} of {}",
                         quota.name_any(),
                         request.namespace,
                         hard.0,
-                        request.replicas
+                        counted(request.replicas, "more VM")
                     ),
                 );
             }

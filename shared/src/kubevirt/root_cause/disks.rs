@@ -1,6 +1,7 @@
 //! DataVolumes: errors and progress of their import.
 
 use super::{InfraState, Reason, VmView, is_about_quota, reason_and_message};
+use crate::api::count::times;
 use crate::kubevirt::observed::{Condition, DataVolumeStatus, find};
 
 /// CDI could not create the importer's pod. It says so as well when its cache does not show yet that it just did.
@@ -84,8 +85,7 @@ fn is_transient(name: &str, status: &DataVolumeStatus) -> Option<InfraState> {
 fn restarts(status: &DataVolumeStatus) -> String {
     match status.restart_count {
         0 => String::new(),
-        1 => " (the importer was restarted once)".to_owned(),
-        count => format!(" (the importer was restarted {count} times)"),
+        count => format!(" (the importer was restarted {})", times(count)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The stage of a VM without a known error.
 
 use super::{InfraState, Reason, VmView};
+use crate::api::count::times;
 use crate::kubevirt::observed::VmiStatus;
 
 /// A VM that is stopping: its errors no longer matter.
@@ -109,8 +110,9 @@ fn start_failing(view: VmView<'_>) -> InfraState {
     InfraState::new(
         Reason::StartFailing,
         format!(
-            "VirtualMachine {} failed to start {failures} times; KubeVirt retries",
-            view.name
+            "VirtualMachine {} failed to start {}; KubeVirt retries",
+            view.name,
+            times(failures)
         ),
     )
 }

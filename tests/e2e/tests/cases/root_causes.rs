@@ -99,7 +99,7 @@ async fn a_guest_that_crashes_at_every_start_is_one_cause_and_reported_once() ->
         "crashing",
         event(&vms, "crashing", "CrashLoopBackOff"),
         "StartFailing",
-        "failed to start 1 times",
+        "failed to start once",
     )
     .await?;
     // It goes through all stages of a start, and fails again.

@@ -62,7 +62,7 @@ fn a_machine_is_replaced_after_it_was_reported_why() {
     "cluster.x-k8s.io/paused"
 )]
 #[case::others_come_first(DisruptionBudget::SurgeFull { limit: 1 }, "1 may be too many, and as many are made already")]
-#[case::others_are_missing(DisruptionBudget::Full { missing: 1, limit: 1 }, "1 others are missing, of 1 that may be")]
+#[case::others_are_missing(DisruptionBudget::Full { missing: 1, limit: 1 }, "1 other is missing, of 1 that may be")]
 fn a_machine_that_may_not_be_replaced_says_so(
     #[case] disruption_budget: DisruptionBudget,
     #[case] why: &str,
