@@ -45,6 +45,14 @@ impl Providers {
         self.0.iter().for_each(|provider| provider.release(user));
     }
 
+    /// See [`Provider::state_reasons`].
+    pub fn state_reasons(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .flat_map(|provider| provider.state_reasons())
+            .collect()
+    }
+
     /// See [`Provider::users`].
     pub fn users(&self, place: &InfraKey) -> Vec<Key> {
         let all = self.0.iter();

@@ -13,6 +13,7 @@ use crate::telemetry::collectors::{
     unreadable_objects,
 };
 use crate::telemetry::orphans::orphans;
+use crate::telemetry::pools::Pools;
 
 /// Registers them.
 pub(super) fn register(
@@ -40,6 +41,7 @@ pub(super) fn register(
         MachineReconciler::count_infra,
     ))?))?;
     registry.register(Box::new(starts(of(machines, MachineReconciler::count_starts))?))?;
+    registry.register(Box::new(Pools::new(context)?))?;
     registry.register(Box::new(MachineController::new(context, worker_count)?))?;
     Ok(())
 }

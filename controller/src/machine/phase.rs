@@ -16,7 +16,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [
+    /// All of them.
+    pub const ALL: [Self; 5] = [
         Self::Pending,
         Self::Provisioning,
         Self::Running,

@@ -4,4 +4,5 @@ pub mod collectors;
 pub mod events;
 pub mod metrics;
 pub mod orphans;
+pub mod pools;
 pub mod span;

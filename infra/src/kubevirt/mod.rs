@@ -17,7 +17,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject};
 use machinist_shared::api::names::{CONTROLLER, label};
 use machinist_shared::kubevirt::observed::find;
-use machinist_shared::kubevirt::root_cause::{VmView as CauseOf, root_cause};
+use machinist_shared::kubevirt::root_cause::{Reason, VmView as CauseOf, root_cause};
 use machinist_shared::provider::{Opaque, Secret};
 use serde_json::{Value, json};
 
@@ -38,6 +38,10 @@ impl Provider for InfraPool {
 
     fn name(&self) -> &'static str {
         "kubevirt"
+    }
+
+    fn state_reasons(&self) -> Vec<String> {
+        Reason::ALL.iter().map(|reason| format!("{reason:?}")).collect()
     }
 
     fn watch(&self, user: &Key, credential: &Secret, namespace: &str) -> WatchStatus {

@@ -44,6 +44,11 @@ pub trait Provider: Debug + Send + Sync {
     /// The Machines that use that infra cluster.
     fn users(&self, place: &InfraKey) -> Vec<Key>;
 
+    /// All reasons that the state of an instance can have.
+    fn state_reasons(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The concurrency limit for the Machine `user`, if infra clusters have separate limits, so that a slow one does
     /// not delay others.
     fn concurrency_limit(&self, _user: &Key) -> Option<Arc<ConcurrencyLimit>> {

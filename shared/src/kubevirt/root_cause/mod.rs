@@ -49,6 +49,39 @@ pub enum Reason {
     GuestEnded,
 }
 
+impl Reason {
+    /// All of them, in their order.
+    pub const ALL: [Self; 27] = [
+        Self::VMRunning,
+        Self::VMStarting,
+        Self::ImportingDisk,
+        Self::WaitingForDisk,
+        Self::WaitingForAddress,
+        Self::VMStopping,
+        Self::VMFailure,
+        Self::InstancetypeNotFound,
+        Self::PreferenceNotFound,
+        Self::QuotaExceeded,
+        Self::VMRecoveryRequired,
+        Self::DiskImportFailing,
+        Self::DiskImageNotFound,
+        Self::DiskQuotaExceeded,
+        Self::DiskUnschedulable,
+        Self::DiskClaimFailing,
+        Self::Unschedulable,
+        Self::DiskNotFound,
+        Self::LauncherImageFailed,
+        Self::LauncherFailed,
+        Self::StartFailing,
+        Self::VMPaused,
+        Self::GuestAgentUnsupported,
+        Self::VMUnknown,
+        Self::VMHalted,
+        Self::DiskFailed,
+        Self::GuestEnded,
+    ];
+}
+
 /// The state of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InfraState {

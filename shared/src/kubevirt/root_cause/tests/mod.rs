@@ -376,3 +376,9 @@ fn a_failed_disk_is_reported_before_one_that_can_recover() {
         "DataVolume web-1-secondarydisk0 failed permanently"
     );
 }
+
+#[test]
+fn no_reason_is_left_out() {
+    let places: Vec<_> = Reason::ALL.iter().map(|reason| *reason as usize).collect();
+    assert_eq!(places, (0..=Reason::GuestEnded as usize).collect::<Vec<_>>());
+}
