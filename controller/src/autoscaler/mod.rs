@@ -1,8 +1,8 @@
 //! Node groups of the cluster-autoscaler: what a node of a group will have that has none. No watch reports instancetypes, so
 //! they are asked for, beside the reconciles, and kept.
 //!
-//! The requests go through clients of their own, those of admission: the pool of infra clusters opens watches for whoever uses
-//! a cluster, and a group without Machines needs none.
+//! The requests go through clients of their own, those of admission: the pool of infra clusters opens watches for each
+//! user of a cluster, and a group without Machines needs none.
 
 mod capacity;
 mod instancetypes;

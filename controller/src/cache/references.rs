@@ -67,7 +67,7 @@ pub enum Looked<T> {
 /// Text of [`LookupError::Unavailable`] for an object that is not yet known.
 const PENDING: &str = "it is being read";
 
-/// Whether the value is not yet known: whoever asked is reconciled when it is.
+/// Whether the value is not yet known: the referrer is reconciled when it is.
 pub fn is_pending(error: &LookupError) -> bool {
     matches!(error, LookupError::Unavailable(text) if text == PENDING)
 }
@@ -103,7 +103,7 @@ impl std::fmt::Debug for References {
 }
 
 impl References {
-    /// No watches yet; whenever a referenced object changes, whoever refers to it is sent to `changed`.
+    /// No watches yet; whenever a referenced object changes, its referrers are sent to `changed`.
     pub fn new(client: Client, changed: mpsc::UnboundedSender<Referrer>) -> Self {
         Self {
             client,
