@@ -1,5 +1,7 @@
 //! Two templates are equal if and only if all that is made of them is: held against what the controller itself renders.
 
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Taint;
@@ -12,7 +14,7 @@ use machinist_shared::api::field::{FieldPath, Report};
 use machinist_shared::api::quantity;
 use machinist_shared::kubevirt::facts::{Facts, FactsNeeded};
 use machinist_shared::kubevirt::resolved::ResolvedSpec;
-use machinist_shared::provider::{Env, InstanceParams, Opaque, Spec};
+use machinist_shared::provider::{Env, InstanceParams, Opaque, Secret, Spec};
 use machinist_shared::provider_spec::ProviderConfig;
 use machinist_shared::provider_spec::operating_system::OperatingSystem;
 use proptest::prelude::*;
@@ -25,7 +27,11 @@ const CLOUD: &str = "/spec/providerSpec/value/cloudProviderSpec";
 const VM: &str = "/spec/providerSpec/value/cloudProviderSpec/virtualMachine";
 const DISK: &str = "/spec/providerSpec/value/cloudProviderSpec/virtualMachine/template/primaryDisk";
 
+/// What a reference is resolved to.
+type Lookup<'a> = &'a dyn Fn(&KeyRef) -> Result<String, LookupError>;
+
 /// A place in a template, and what may be there beside what is there at first. `null` is absent in some of them.
+#[allow(clippy::too_many_lines, reason = "it is a table")]
 fn places() -> Vec<(String, Vec<Value>)> {
     let reference = |key: &str| json!({"secretKeyRef": {"namespace": "n", "name": "s", "key": key}});
     let may_be = |base: &str, key: &str, values: Vec<Value>| (format!("{base}/{key}"), values);
@@ -449,7 +455,7 @@ fn instances(
         };
         Ok::<_, LookupError>(other.to_owned())
     };
-    let lookups: [&dyn Fn(&KeyRef) -> Result<String, LookupError>; 2] = [&as_named, &otherwise];
+    let lookups: [Lookup<'_>; 2] = [&as_named, &otherwise];
     let mut instances = Vec::new();
     for lookup in lookups {
         for cluster in [Cluster::Rich, Cluster::Plain, Cluster::Files] {
@@ -572,8 +578,8 @@ fn user_data(machine: &Machine, config: &ProviderConfig) -> Option<String> {
         network: config.network.as_ref(),
         overwrite_cloud_config: config.overwrite_cloud_config.as_deref(),
         machinist: cloud.machinist(),
-        registry_credentials: &Default::default(),
-        ca_bundle: &Default::default(),
+        registry_credentials: &Secret::default(),
+        ca_bundle: &Secret::default(),
     });
     made.ok()
         .map(|made| String::from_utf8_lossy(made.bytes()).into_owned())

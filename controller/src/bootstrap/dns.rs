@@ -107,6 +107,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "it is one of several answers")]
     fn service(address: &str, port: u16) -> Result<Option<Service>, RemoteError> {
         let service: Value = json!({"spec": {"clusterIP": address, "ports": [{"port": port}]}});
         Ok(Some(serde_json::from_value(service).unwrap()))
@@ -117,6 +118,7 @@ mod tests {
         Err(RemoteError::from(&kube::Error::Api(status.boxed())))
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "it is one of several results")]
     fn found(address: &str) -> Option<Dns> {
         Some(Dns::Found(address.parse().unwrap()))
     }

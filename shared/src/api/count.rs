@@ -8,7 +8,7 @@ pub fn counted<N: Copy + Display + PartialEq + From<bool>>(count: N, noun: &str)
 }
 
 /// The verb for so many.
-pub fn are<N: PartialEq + From<bool>>(count: N) -> &'static str {
+pub fn are<N: Copy + PartialEq + From<bool>>(count: N) -> &'static str {
     if is_one(count) { "is" } else { "are" }
 }
 
@@ -21,7 +21,7 @@ pub fn times<N: Copy + Display + PartialEq + From<bool>>(count: N) -> String {
     }
 }
 
-fn is_one<N: PartialEq + From<bool>>(count: N) -> bool {
+fn is_one<N: Copy + PartialEq + From<bool>>(count: N) -> bool {
     count == N::from(true)
 }
 

@@ -112,9 +112,9 @@ async fn a_storage_class_without_a_profile_is_reported() -> Result<()> {
     manifest::virtual_machine(&mut machine)["template"]["secondaryDisks"] =
         json!([{"size": "1Gi", "storageClassName": "standard"}, {"size": "1Gi", "storageClassName": "bare"}]);
     let (taken, said) = kubectl(&case, &["apply", "-f", "-"], &machine).await?;
-    let cause =
+    let expected =
         "virtualMachine.template.secondaryDisks[1].storageClassName: StorageProfile bare does not exist";
-    assert!(!taken && said.contains(cause), "{said}");
+    assert!(!taken && said.contains(expected), "{said}");
     case.finish_without_controller(&[]).await
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::node_groups::{Cluster, DELETE, Group, differing_labels};
 use e2e::{Case, case::WAIT_TIMEOUT, rollout::deployment, wait};
 use kube::{
-    ResourceExt as _,
+    ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
 use machinist_shared::api::names::autoscaler::{MAX_SIZE, MIN_SIZE};
@@ -103,7 +103,7 @@ fn sized(name: &str, replicas: i32) -> Value {
 async fn nodes(case: &Case, pool: &str) -> Result<Vec<String>> {
     let selected = ListParams::default().labels(&format!("pool={pool}"));
     let machines = case.machines().list(&selected).await?;
-    Ok(machines.iter().map(|machine| machine.name_any()).collect())
+    Ok(machines.iter().map(ResourceExt::name_any).collect())
 }
 
 /// The label that docs/autoscaler.md has ignored for the balance of groups.

@@ -58,8 +58,8 @@ async fn view_reads_edit_changes_and_an_operator_adopts() -> Result<()> {
     let roles: Api<ClusterRole> = Api::all(user.client());
     for role in ["view", "edit"] {
         wait::until(&roles, role, "the roles are aggregated", WAIT_TIMEOUT, |role| {
-            let rules = role.and_then(|role| role.rules.as_ref()).into_iter().flatten();
-            let mut groups = rules.filter_map(|rule| rule.api_groups.as_ref()).flatten();
+            let all = role.and_then(|role| role.rules.as_ref()).into_iter().flatten();
+            let mut groups = all.filter_map(|rule| rule.api_groups.as_ref()).flatten();
             groups.any(|group| group == "cluster.k8s.io")
         })
         .await?;

@@ -172,7 +172,7 @@ impl FaultProxy {
     /// The same for the watches of one resource, like `machines`.
     pub fn freeze_watches_of(&self, client: &str, resource: &str) {
         self.change(client, |faults| {
-            faults.frozen = FrozenWatches::Of(resource.to_owned())
+            faults.frozen = FrozenWatches::Of(resource.to_owned());
         });
     }
 

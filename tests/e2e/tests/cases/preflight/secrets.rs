@@ -170,16 +170,12 @@ async fn a_bad_boolean_behind_a_reference_is_refused() -> Result<()> {
     let Err(kube::Error::Api(status)) = refused else {
         bail!("not refused: {refused:?}");
     };
-    let causes = status.details.map(|details| details.causes).unwrap_or_default();
-    let [cause] = causes.as_slice() else {
-        bail!("not one cause: {causes:?}");
+    let all = status.details.map(|details| details.causes).unwrap_or_default();
+    let [only] = all.as_slice() else {
+        bail!("not one cause: {all:?}");
     };
     assert_eq!(
-        (
-            cause.reason.as_str(),
-            cause.field.as_str(),
-            cause.message.as_str()
-        ),
+        (only.reason.as_str(), only.field.as_str(), only.message.as_str()),
         (
             "FieldValueInvalid",
             "spec.providerSpec.value.cloudProviderSpec.virtualMachine.enableNetworkMultiQueue",
