@@ -284,7 +284,7 @@ impl Stores {
         pending
     }
 
-    /// The newest pending request for the first client certificate of the node of that name, whoever sent it.
+    /// The newest pending request for the first client certificate of the node of that name, by any sender.
     pub fn request_to_join(&self, node: &str) -> Option<Arc<StoredRequest>> {
         let pending = self.requests.by_index(&joins_as(node));
         pending.into_iter().max_by_key(|request| request.age())

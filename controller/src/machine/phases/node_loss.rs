@@ -14,7 +14,7 @@ use super::mass_loss_guard::HALTED_INTERVAL;
 use super::{PhaseResult, View, health, registration, replacement};
 
 /// What is lost, and what that is to the Machine.
-struct Lost {
+struct Loss {
     condition: Condition,
     event: &'static str,
     error: &'static str,
@@ -38,7 +38,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
 }
 
 /// The loss, if the node had joined.
-fn lost(view: &View<'_>, open: &Open) -> Option<Lost> {
+fn lost(view: &View<'_>, open: &Open) -> Option<Loss> {
     let state = &open.state;
     if view.record().is_none_or(|record| record.node_uid.is_none()) {
         return None;
@@ -53,7 +53,7 @@ fn lost(view: &View<'_>, open: &Open) -> Option<Lost> {
             words: Words::Same,
         };
         let why = format!("{}: {}", state.reason, state.message);
-        return Some(Lost {
+        return Some(Loss {
             condition,
             event: "GuestLost",
             error: "CreateError",
@@ -63,7 +63,7 @@ fn lost(view: &View<'_>, open: &Open) -> Option<Lost> {
     if view.observed.node.is_some() {
         return None;
     }
-    Some(Lost {
+    Some(Loss {
         condition: registration::deleted(),
         event: "NodeLost",
         error: "JoinClusterTimeoutError",
@@ -72,7 +72,7 @@ fn lost(view: &View<'_>, open: &Open) -> Option<Lost> {
 }
 
 /// The MachineSet replaces the Machine once the loss has lasted for `timeout`.
-fn replace(view: &View<'_>, lost: Lost, timeout: Duration) -> PhaseResult {
+fn replace(view: &View<'_>, lost: Loss, timeout: Duration) -> PhaseResult {
     let known = view.progress().node_loss.as_ref();
     let missed_at = known.map_or(view.now, |loss| loss.missed_at);
     let result = recorded(view, Some(NodeLoss { missed_at }));

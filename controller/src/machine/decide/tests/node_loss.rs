@@ -58,7 +58,7 @@ fn is_deleted(plan: &Plan) -> bool {
 #[rstest]
 #[case::its_guest_ended(true, "InfrastructureReady", "GuestEnded", "GuestLost")]
 #[case::its_node_was_deleted(false, "NodeReady", "NodeDeleted", "NodeLost")]
-fn a_machine_of_a_set_is_replaced_after_the_join_timeout_without_blame_on_its_template(
+fn a_machine_of_a_set_is_replaced_after_the_join_timeout_and_its_template_is_not_counted_as_failed(
     #[case] ended: bool,
     #[case] kind: &str,
     #[case] reason: &str,
