@@ -120,6 +120,18 @@ fn fits_helm(printed: &str) -> bool {
     printed.starts_with("v3.")
 }
 
+/// The program that computes an object's status with the kstatus library.
+pub fn kstatus() -> Result<PathBuf> {
+    let build = GoBuild {
+        module: paths::tools_module().join("kstatus"),
+        name: "kstatus",
+        packages: vec![(".", "kstatus")],
+        linked: &[],
+        takes: "about 12 seconds of CPU",
+    };
+    Ok(build.make()?.join("kstatus"))
+}
+
 fn control_plane(packages: Vec<(&'static str, &'static str)>) -> GoBuild {
     GoBuild {
         module: paths::tools_module(),

@@ -33,6 +33,7 @@ mod infra_forbidden;
 mod infra_refusing;
 mod infra_role;
 mod install_over_machine_controller;
+mod kstatus;
 mod kubevirt_admission;
 mod kubevirt_fields;
 mod leadership;
