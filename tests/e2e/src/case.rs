@@ -13,7 +13,9 @@ use crate::{
     beds::{self, Shared},
     budget,
     case_timing::CaseTiming,
-    certificates, leaks,
+    certificates,
+    failure_log::FailureLog,
+    leaks,
     manifest::NAMESPACE,
     objects,
     secrets::Secrets,
@@ -32,6 +34,8 @@ const QUIET: Duration = Duration::from_millis(1200);
 
 /// A bed with Machinist, and a record of all its VMs.
 pub struct Case {
+    /// Dropped before the bed, which takes the log with it.
+    failure_log: FailureLog,
     /// The clusters and servers.
     pub bed: Testbed,
     /// Every VM that ever existed.
@@ -67,6 +71,7 @@ impl Case {
 
     fn on(bed: Testbed, baseline: Option<Inventory>, clock: CaseTiming) -> Self {
         Self {
+            failure_log: FailureLog::of(bed.dir().join("controller.log")),
             vm_history: VmHistory::record(bed.infra().client()),
             secrets: Secrets::record(bed.user().client(), bed.infra().client()),
             bed,
@@ -94,7 +99,8 @@ impl Case {
     }
 
     /// Stops the servers, which must exit without an error, and returns the bed if another case may use it.
-    pub async fn end(self) -> Result<()> {
+    pub async fn end(mut self) -> Result<()> {
+        self.failure_log.discard();
         match self.baseline {
             Some(baseline) => {
                 let bed = self.bed;

@@ -24,6 +24,7 @@ pub mod certificates;
 pub mod collector;
 pub mod deletion_gate;
 pub mod drain;
+mod failure_log;
 pub mod fields;
 pub mod floor;
 pub mod helm;
