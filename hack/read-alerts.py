@@ -2,6 +2,7 @@
 """Compares the chart's alerts and dashboard with docs/metrics.md and docs/alerts.md; each metric needs a panel. Writes the queries of the
 dashboard into a file of recording rules, which promtool can parse: read-alerts.py RULES."""
 
+import itertools
 import json
 import re
 import sys
@@ -10,7 +11,9 @@ import yaml
 
 CHART = "charts/machinist/"
 # Given by Prometheus and prometheus-operator, not by us.
-GIVEN = {"cluster", "namespace", "job", "pod", "le"}
+GIVEN = {"cluster", "namespace", "exported_namespace", "job", "pod", "le"}
+# Metrics that the servers export: ours, machine-controller's and those of the process.
+EXPORTED = r"\b(?:machinist|machine_deployment|process)_\w+"
 # What Grafana puts in place of its variables.
 VARIABLES = {"$__rate_interval": "5m", "$cluster": ".*", "$namespace": ".*"}
 
@@ -21,8 +24,8 @@ def documented():
     """The text of the columns `type` and `labels` of each metric of docs/metrics.md."""
     rows = {}
     for line in open("docs/metrics.md"):
-        if row := re.match(r"\| `(machinist_\w+)` \| (\w+) \|([^|]*)\|", line):
-            rows[row[1]] = (row[2], row[3])
+        if row := re.match(r"\| (`[^|]*`) \| (\w+) \|([^|]*)\|", line):
+            rows |= {name: (row[2], row[3]) for name in re.findall(EXPORTED, row[1])}
     return rows
 
 
@@ -33,7 +36,7 @@ def panels(items):
 
 
 def check(where, query, metrics):
-    selectors = re.findall(r"(machinist_\w+)(\{[^}]*\})?", query)
+    selectors = re.findall(rf"({EXPORTED})(\{{[^}}]*\}})?", query)
     if not selectors:
         complaints.append(f"{where}: no metric of ours in {query}")
     labels = set(GIVEN)
@@ -48,8 +51,9 @@ def check(where, query, metrics):
         for label, value in re.findall(r'(\w+)=~?"([^"]*)"', matchers):
             if label not in known | GIVEN:
                 complaints.append(f"{where}: {name} has no label {label} in docs/metrics.md")
-            elif label in known and value not in known:
-                complaints.append(f"{where}: {name} has no {label}={value} in docs/metrics.md")
+            elif label in known - GIVEN:
+                for unknown in set(value.split("|")) - known:
+                    complaints.append(f"{where}: {name} has no {label}={unknown} in docs/metrics.md")
     for group in re.findall(r"\bby \(([^)]*)\)", query):
         for label in re.split(r", *", group):
             if label not in labels:
@@ -94,8 +98,19 @@ for panel in panels(dashboard["panels"]):
             complaints.append(f"{panel['title']}: an unknown variable in {query}")
         shown |= {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"machinist_\w+", query)}
         rules.append({"record": f"dashboard:panel{panel['id']}:{target['refId']}", "expr": query})
+cells, ids = {}, set()
+for panel in panels(dashboard["panels"]):
+    at = panel["gridPos"]
+    if panel["id"] in ids:
+        complaints.append(f"{panel['title']}: another panel has the id {panel['id']}, too")
+    ids.add(panel["id"])
+    for cell in itertools.product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"])):
+        if cells.setdefault(cell, panel) is not panel:
+            complaints.append(f"{panel['title']} overlaps {cells[cell]['title']}")
+            break
 for name in sorted(metrics.keys() - shown):
-    complaints.append(f"no panel of the dashboard shows {name}")
+    if name.startswith("machinist_"):
+        complaints.append(f"no panel of the dashboard shows {name}")
 json.dump({"groups": [{"name": "dashboard", "rules": rules}]}, open(sys.argv[1], "w"))
 
 for complaint in complaints:
