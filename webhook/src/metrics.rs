@@ -17,6 +17,8 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    const ALL: [Self; 2] = [Self::Mutate, Self::Validate];
+
     /// Its label in metrics and spans.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -70,6 +72,10 @@ impl Metrics {
                 "Expiry time of the serving certificate, in seconds since 1970.",
             )?,
         };
+        // It starts at 0, so that the first increase is seen.
+        for step in Step::ALL {
+            metrics.unreadable.with_label_values(&[step.label()]);
+        }
         registry.register(Box::new(metrics.admissions.clone()))?;
         registry.register(Box::new(metrics.unreadable.clone()))?;
         registry.register(Box::new(metrics.seconds.clone()))?;
@@ -123,6 +129,7 @@ mod tests {
         for line in [
             r#"machinist_admissions_total{operation="CREATE",resource="machines",step="validate",verdict="allowed"} 1"#,
             r#"machinist_admissions_unreadable_total{step="mutate"} 1"#,
+            r#"machinist_admissions_unreadable_total{step="validate"} 0"#,
             r#"machinist_admission_seconds_bucket{resource="machines",step="validate",verdict="allowed",le="0.00005"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

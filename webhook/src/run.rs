@@ -121,6 +121,7 @@ impl Webhook {
         let (mut serving, mut beside) = (JoinSet::new(), JoinSet::new());
         let certificate = source.start(&mut beside)?;
         let registry = prometheus::Registry::new();
+        machinist_infra::telemetry::metrics::register(&registry, env!("CARGO_PKG_VERSION"))?;
         let (metrics, draining) = (Metrics::new(&registry)?, Draining::default());
         let admission = Admission::new(
             flags.settings(env),

@@ -6,8 +6,11 @@ use machinist_infra::kube::traffic::Traffic;
 
 use crate::app::reconcilers::Reconcilers;
 use crate::context::Context;
-use crate::csr::ClientApprover;
+use crate::csr::{ClientApprover, ClientRequestReconciler};
 use crate::machine::reconcile::MachineReconciler;
+use crate::machine_deployment::MachineDeploymentReconciler;
+use crate::machine_set::MachineSetReconciler;
+use crate::runtime::kernel::Reconciler;
 use crate::telemetry::collectors::{
     MachineController, blocked_evictions, clock_skew, depths, infra_clusters, requests, starts,
     unreadable_objects,
@@ -25,6 +28,14 @@ pub(super) fn register(
     registry.register(Box::new(depths(context.queues.clone(), context.metrics.clone())?))?;
     registry.register(Box::new(requests(user.clone(), infra.clone())?))?;
     registry.register(Box::new(unreadable_objects()?))?;
+    for controller in [
+        MachineReconciler::NAME,
+        MachineSetReconciler::NAME,
+        MachineDeploymentReconciler::NAME,
+        ClientRequestReconciler::NAME,
+    ] {
+        context.metrics.start_passes(controller);
+    }
     if context.settings.client_approver == ClientApprover::Only {
         // The other controller counts Machines.
         return Ok(());

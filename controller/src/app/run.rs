@@ -49,6 +49,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
     let registry = prometheus::Registry::new();
+    machinist_infra::telemetry::metrics::register(&registry, env!("CARGO_PKG_VERSION"))?;
     let metrics = Metrics::new(&registry)?;
     let health = Arc::new(Health::default());
     let mut tasks = Tasks::default();

@@ -10,33 +10,16 @@ use crate::cache::{StoredMachine, StoredRequest};
 use crate::context::Context;
 use crate::runtime::write::{Stop, write};
 use crate::telemetry::events::Event;
+use crate::telemetry::metrics::{Purpose, Verdict};
 
 /// Reason of the Event that reports a request that is not approved.
 pub const NOT_APPROVED: &str = "SigningRequestNotApproved";
 
-/// Which certificate a request is for, in metrics.
-#[derive(Debug, Clone, Copy)]
-pub enum Purpose {
-    /// The first client certificate.
-    Client,
-    /// A serving certificate.
-    Serving,
-}
-
-impl Purpose {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Serving => "serving",
-        }
-    }
-
-    /// Why a request of that kind is approved, for the log.
-    fn why(self) -> &'static str {
-        match self {
-            Self::Client => "it is for the node of the Machine that its bootstrap token is bound to",
-            Self::Serving => "it is for nothing but the node's own name and its VM's own addresses",
-        }
+/// Why a request for that purpose is approved, for the log.
+fn why(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Client => "it is for the node of the Machine that its bootstrap token is bound to",
+        Purpose::Serving => "it is for nothing but the node's own name and its VM's own addresses",
     }
 }
 
@@ -63,9 +46,9 @@ pub async fn put(
     );
     let answer = api.replace_subresource("approval", name, &params, approval);
     let approved: CertificateSigningRequest = write(context, APPROVE, answer).await?;
-    context.metrics.count_request(purpose.label(), "approved");
+    context.metrics.count_request(purpose, Verdict::Approved);
     let requester = approval.spec.username.as_deref().unwrap_or_default();
-    let ((machine, uid), why) = (named(machine), purpose.why());
+    let ((machine, uid), why) = (named(machine), why(purpose));
     let purpose = purpose.label();
     tracing::info!(machine, uid, request = name, requester, purpose, why, "approved");
     Ok(approved.into())
@@ -85,7 +68,7 @@ pub async fn tell(
     if !reported.note(request.uid(), reason, is_pending) {
         return;
     }
-    context.metrics.count_request(purpose.label(), "not_approved");
+    context.metrics.count_request(purpose, Verdict::NotApproved);
     let (name, uid) = named(machine);
     tracing::warn!(
         machine = name,

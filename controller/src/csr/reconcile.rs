@@ -10,7 +10,7 @@ use machinist_infra::kube::error::RemoteError;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::approve::{self, Purpose};
+use super::approve;
 use super::bindings;
 use super::client::{Binding, Case, MachineFacts, approval, judge, token_id};
 use super::reported::Reported;
@@ -22,6 +22,7 @@ use crate::machine::ownership::{NodeClaim, NodeVerdict, node_verdict};
 use crate::runtime::kernel::{Reconciler, Requeue};
 use crate::runtime::queue::Queue;
 use crate::runtime::write::{Stop, WriteError};
+use crate::telemetry::metrics::Purpose;
 
 /// Approves requests for client certificates.
 pub struct ClientRequestReconciler {

@@ -28,6 +28,7 @@ use crate::context::Context;
 use crate::csr::{approve, request::StoredRequest, serving};
 use crate::runtime::backoff::Cause;
 use crate::runtime::write::{self, Stop, guarded, patch_params, with_uid};
+use crate::telemetry::metrics::Purpose;
 
 /// A write that failed.
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +191,7 @@ impl Run<'_> {
                         self.context,
                         &self.memory.reported,
                         Some(self.machine),
-                        approve::Purpose::Serving,
+                        Purpose::Serving,
                         &request,
                         reason,
                     )
@@ -469,13 +470,7 @@ impl Run<'_> {
             return Ok(Progress::Next);
         };
         let approval = serving::approval(&request.object);
-        let approved = approve::put(
-            self.context,
-            Some(self.machine),
-            &approval,
-            approve::Purpose::Serving,
-        )
-        .await;
+        let approved = approve::put(self.context, Some(self.machine), &approval, Purpose::Serving).await;
         match approved {
             Ok(approved) => {
                 self.context.stores.serving.written(approved);

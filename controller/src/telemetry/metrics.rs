@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 /// Bounds in seconds, as machine-controller has them.
@@ -20,7 +20,7 @@ pub struct Metrics {
     /// Passes over one object, by controller (`machine`, …) and result: `ok` or `error`.
     pub reconciles: IntCounterVec,
     /// Writes, by what they do and their result.
-    pub writes: IntCounterVec,
+    writes: IntCounterVec,
     /// Seconds of one pass over one object, by controller.
     pub reconcile_seconds: HistogramVec,
     /// Seconds that a Machine was in a phase, by phase.
@@ -32,15 +32,84 @@ pub struct Metrics {
     /// Seconds from the wish for a Machine's deletion until it is gone.
     pub deprovisioning_seconds: Histogram,
     /// Signing requests of kubelets that were decided, by `purpose` and `verdict`.
-    pub requests: IntCounterVec,
+    requests: IntCounterVec,
     /// Evictions of pods that were asked for, by `result`: `accepted`, `blocked` by a disruption budget, or `failed`.
-    pub evictions: IntCounterVec,
+    evictions: IntCounterVec,
     /// 1 where the cluster's role bindings make certificates unsafe or let them end, by what is `wrong`.
     pub bindings: IntGaugeVec,
     /// When the CA of the webhook's certificate ends to be valid, in seconds since 1970; 0 where this process keeps none.
     pub webhook_ca_expires: IntGauge,
     /// CAs in the `caBundle` of our webhook configurations.
     pub webhook_cas: IntGauge,
+}
+
+/// What the certificate of a signing request is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    /// The first client certificate.
+    Client,
+    /// A serving certificate.
+    Serving,
+}
+
+impl Purpose {
+    const ALL: [Self; 2] = [Self::Client, Self::Serving];
+
+    /// Its label in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Serving => "serving",
+        }
+    }
+}
+
+/// What became of a signing request.
+#[derive(Debug, Clone, Copy)]
+pub enum Verdict {
+    /// It was approved.
+    Approved,
+    /// A reason not to approve it was reported.
+    NotApproved,
+}
+
+impl Verdict {
+    const ALL: [Self; 2] = [Self::Approved, Self::NotApproved];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Approved => "approved",
+            Self::NotApproved => "not_approved",
+        }
+    }
+}
+
+/// The answer to a requested eviction.
+#[derive(Debug, Clone, Copy)]
+pub enum Eviction {
+    /// The pod is terminating.
+    Accepted,
+    /// A PodDisruptionBudget does not allow it.
+    Blocked,
+    /// The request failed.
+    Failed,
+}
+
+impl Eviction {
+    const ALL: [Self; 3] = [Self::Accepted, Self::Blocked, Self::Failed];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Blocked => "blocked",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The label `result` of what succeeds or fails.
+fn result(ok: bool) -> &'static str {
+    if ok { "ok" } else { "error" }
 }
 
 /// How many there are in each state.
@@ -52,7 +121,7 @@ fn seconds(name: &str, help: &str, bounds: &[f64]) -> HistogramOpts {
 }
 
 impl Metrics {
-    /// Registers all metrics.
+    /// Registers all metrics. Counters whose label values are known start at 0, so that the first increase is seen.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             leader: IntGauge::new("machinist_leader", "1 while this process is the leader.")?,
@@ -131,6 +200,14 @@ impl Metrics {
                 "CAs that the webhook configurations trust; more than one while a CA is replaced.",
             )?,
         };
+        for purpose in Purpose::ALL {
+            for verdict in Verdict::ALL {
+                metrics.of_request(purpose, verdict);
+            }
+        }
+        for eviction in Eviction::ALL {
+            metrics.of_eviction(eviction);
+        }
         registry.register(Box::new(metrics.leader.clone()))?;
         registry.register(Box::new(metrics.webhook_ca_expires.clone()))?;
         registry.register(Box::new(metrics.webhook_cas.clone()))?;
@@ -147,22 +224,75 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Starts the counters of a controller at 0.
+    pub fn start_passes(&self, controller: &str) {
+        for ok in [true, false] {
+            self.reconciles.with_label_values(&[controller, result(ok)]);
+        }
+    }
+
     /// A pass is over; whether every write succeeded.
     pub fn count_pass(&self, controller: &str, ok: bool, took: Duration) {
-        let result = if ok { "ok" } else { "error" };
-        self.reconciles.with_label_values(&[controller, result]).inc();
+        self.reconciles.with_label_values(&[controller, result(ok)]).inc();
         let seconds = self.reconcile_seconds.with_label_values(&[controller]);
         seconds.observe(took.as_secs_f64());
     }
 
-    /// A write was answered.
+    /// A write was answered. Both results of a step start with its first write.
     pub fn count_write(&self, verb: &str, ok: bool) {
-        let result = if ok { "ok" } else { "error" };
-        self.writes.with_label_values(&[verb, result]).inc();
+        self.writes.with_label_values(&[verb, result(!ok)]);
+        self.writes.with_label_values(&[verb, result(ok)]).inc();
     }
 
     /// A signing request was decided.
-    pub fn count_request(&self, purpose: &str, verdict: &str) {
-        self.requests.with_label_values(&[purpose, verdict]).inc();
+    pub fn count_request(&self, purpose: Purpose, verdict: Verdict) {
+        self.of_request(purpose, verdict).inc();
+    }
+
+    /// A requested eviction was answered.
+    pub fn count_eviction(&self, eviction: Eviction) {
+        self.of_eviction(eviction).inc();
+    }
+
+    fn of_request(&self, purpose: Purpose, verdict: Verdict) -> IntCounter {
+        self.requests
+            .with_label_values(&[purpose.label(), verdict.label()])
+    }
+
+    fn of_eviction(&self, eviction: Eviction) -> IntCounter {
+        self.evictions.with_label_values(&[eviction.label()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::TextEncoder;
+
+    use super::*;
+
+    #[test]
+    fn counters_start_at_0() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        metrics.start_passes("machine");
+        metrics.count_write("patch the Node", true);
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        let counters: Vec<_> = text.lines().filter(|line| line.contains("_total{")).collect();
+        assert_eq!(
+            counters,
+            [
+                r#"machinist_evictions_total{result="accepted"} 0"#,
+                r#"machinist_evictions_total{result="blocked"} 0"#,
+                r#"machinist_evictions_total{result="failed"} 0"#,
+                r#"machinist_reconciles_total{controller="machine",result="error"} 0"#,
+                r#"machinist_reconciles_total{controller="machine",result="ok"} 0"#,
+                r#"machinist_signing_requests_total{purpose="client",verdict="approved"} 0"#,
+                r#"machinist_signing_requests_total{purpose="client",verdict="not_approved"} 0"#,
+                r#"machinist_signing_requests_total{purpose="serving",verdict="approved"} 0"#,
+                r#"machinist_signing_requests_total{purpose="serving",verdict="not_approved"} 0"#,
+                r#"machinist_writes_total{result="error",step="patch the Node"} 0"#,
+                r#"machinist_writes_total{result="ok",step="patch the Node"} 1"#,
+            ]
+        );
     }
 }

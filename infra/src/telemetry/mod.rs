@@ -2,6 +2,7 @@
 //! spans are created.
 
 mod collector;
+pub mod metrics;
 pub(crate) mod requests;
 
 use std::time::Duration;

@@ -19,6 +19,7 @@ use super::target::Target;
 use super::watch::{Claim, Drains};
 use crate::cache::StoredMachine;
 use crate::context::Context;
+use crate::telemetry::metrics::Eviction;
 
 /// Why pods are evicted, for the log.
 const WHY: &str = "the Machine is being deleted, and its Node is drained before";
@@ -58,12 +59,12 @@ pub async fn evict(context: &Context, drains: &Drains, machine: &StoredMachine, 
                 drains.unclaim(budget);
             }
             let answer = answer(result, budget.as_deref(), context.now());
-            let (result, refusal) = match &answer.refusal {
-                None => ("accepted", None),
-                Some(Refusal::Budget(why, _)) => ("blocked", Some(why)),
-                Some(Refusal::Other(why)) => ("failed", Some(why)),
+            let (eviction, refusal) = match &answer.refusal {
+                None => (Eviction::Accepted, None),
+                Some(Refusal::Budget(why, _)) => (Eviction::Blocked, Some(why)),
+                Some(Refusal::Other(why)) => (Eviction::Failed, Some(why)),
             };
-            context.metrics.evictions.with_label_values(&[result]).inc();
+            context.metrics.count_eviction(eviction);
             let pod = format!("{}/{}", target.namespace, target.name);
             // What was refused has changed nothing, and may be asked for every few seconds; the condition has it.
             match refusal {

@@ -113,6 +113,7 @@ where
     K: Resource<DynamicType: Default> + DeserializeOwned + Clone + Debug,
 {
     pub(crate) fn new(api: Api<K>, selector: Selector, trust: Trust) -> Self {
+        unreadable::start(&kind::<K>());
         Self {
             url: api.resource_url().to_owned(),
             client: api.into_client(),
@@ -373,10 +374,14 @@ const GONE: u16 = 410;
 
 const TOO_LARGE: &str = "it is larger than 3 MiB";
 
+/// The name of a kind.
+fn kind<K: Resource<DynamicType: Default>>() -> String {
+    K::kind(&K::DynamicType::default()).into_owned()
+}
+
 /// Logs that an object cannot be decoded; returns its name, if it has one.
 fn unreadable<K: Resource<DynamicType: Default>>(json: &[u8], why: &str) -> Option<Key> {
     let key = name_of(json);
-    let kind = K::kind(&K::DynamicType::default()).into_owned();
-    unreadable::note(&kind, key.as_ref(), why);
+    unreadable::note(&kind::<K>(), key.as_ref(), why);
     key
 }

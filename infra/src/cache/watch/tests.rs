@@ -127,6 +127,19 @@ async fn pages_and_events_are_delivered_one_by_one_and_undecodable_objects_are_n
     );
 }
 
+/// So that the first unreadable object of a kind is seen as an increase.
+#[tokio::test]
+async fn a_watched_kind_is_counted_from_0() {
+    use k8s_openapi::api::core::v1::LimitRange;
+
+    let client = Client::new(
+        service_fn(|_: Request<Body>| async { Ok::<_, http::Error>(Response::new(Body::empty())) }),
+        "default",
+    );
+    let _source = Source::<LimitRange>::new(Api::all(client), Selector::default(), Trust::Infra);
+    assert!(unreadable::counts().contains(&("LimitRange".to_owned(), 0)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_object_that_is_too_large_is_named_and_the_others_are_read() {
     // After the metadata, as API servers write custom resources.

@@ -28,6 +28,11 @@ pub fn counts() -> Vec<(String, u64)> {
         .collect()
 }
 
+/// Starts the count of a kind at 0.
+pub(super) fn start(kind: &str) {
+    UNREADABLE.lock().counts.entry(kind.to_owned()).or_default();
+}
+
 /// Records a skipped object.
 pub(super) fn note(kind: &str, key: Option<&Key>, why: &str) {
     let mut unreadable = UNREADABLE.lock();
