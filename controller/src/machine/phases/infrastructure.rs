@@ -6,7 +6,7 @@ use super::super::conditions::{Condition, Status};
 use super::super::reason::Reason;
 use super::super::record::{Infrastructure, Record};
 use super::super::snapshot::types::{Infra, NotWatched, Open};
-use super::{Kept, PhaseResult, View, token};
+use super::{Kept, PhaseResult, View, token_renewal};
 
 pub(super) fn run(view: &View<'_>) -> PhaseResult {
     let result = match view.open() {
@@ -17,7 +17,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
     };
     match view.open() {
         Some(open) if is_placed(view, open) => result,
-        _ => result.stopped().and(token::keep(view)),
+        _ => result.stopped().and(token_renewal::keep(view)),
     }
 }
 

@@ -7,7 +7,7 @@ use super::super::mass_loss_guard::BURST;
 use super::super::reason::Reason;
 use super::super::snapshot::types::{Losses, MassLoss, Open};
 use super::infrastructure::acceptance;
-use super::{Kept, PhaseResult, View, token};
+use super::{Kept, PhaseResult, View, token_renewal};
 
 /// How often a Machine is reconciled whose VM is not believed to be gone, should no event come.
 const SETTLING_INTERVAL: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ pub(super) fn run(view: &View<'_>) -> PhaseResult {
         .condition(condition.words(Words::Late))
         .keeping(Kept::Conditions)
         .stopped()
-        .and(token::keep(view))
+        .and(token_renewal::keep(view))
 }
 
 /// Whether the Machine's VM on record is seen where it was put.

@@ -7,6 +7,7 @@ mod bootstrap;
 mod clock_skew;
 mod disks;
 mod drain;
+mod drain_timeout;
 mod evacuation;
 mod finalizers;
 mod health;
@@ -24,7 +25,7 @@ mod result;
 mod serving_certificate;
 mod spec;
 mod subscription;
-mod token;
+mod token_renewal;
 mod view;
 mod vm;
 mod vm_loss;
@@ -53,7 +54,7 @@ const LIVE: [Phase; 13] = [
     node_loss::run,
     health::run,
     registration::run,
-    token::run,
+    token_renewal::run,
     evacuation::run,
 ];
 

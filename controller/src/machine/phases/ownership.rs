@@ -8,7 +8,7 @@ use super::super::ownership::VmVerdict;
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::{CredentialSource, Infrastructure, Progress, Record};
-use super::{Kept, PhaseResult, View, token};
+use super::{Kept, PhaseResult, View, token_renewal};
 
 /// Finalizers of a Machine that has a VM.
 pub(super) const FINALIZERS: &[&str] = &[finalizer::VM, finalizer::NODE];
@@ -65,12 +65,12 @@ fn without_spec(view: &View<'_>) -> PhaseResult {
     let ours = view.vm().filter(|(_, vm)| {
         vm.metadata.uid.as_deref() == view.vm_uid() && vm.metadata.deletion_timestamp.is_none()
     });
-    match ours.filter(|_| token::has_node(view)) {
+    match ours.filter(|_| token_renewal::has_node(view)) {
         Some((open, _)) => PhaseResult {
             addresses: Some(open.addresses.clone()),
             ..result
         },
-        None => result.stopped().and(token::keep(view)),
+        None => result.stopped().and(token_renewal::keep(view)),
     }
 }
 

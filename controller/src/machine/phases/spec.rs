@@ -5,7 +5,7 @@ use machinist_shared::api::names::condition;
 use super::super::conditions::{Condition, Status};
 use super::super::reason::Reason;
 use super::super::snapshot::types::Spec;
-use super::{Kept, PhaseResult, View, token};
+use super::{Kept, PhaseResult, View, token_renewal};
 
 pub(super) fn run(view: &View<'_>) -> PhaseResult {
     match &view.observed.spec {
@@ -22,13 +22,13 @@ fn waiting(view: &View<'_>, what: &str) -> PhaseResult {
         let mut result = PhaseResult::stop().condition(stored).keeping(Kept::Status);
         let reachable = view.stored(condition::INFRASTRUCTURE_REACHABLE);
         result.conditions.extend(reachable);
-        return result.and(token::keep(view));
+        return result.and(token_renewal::keep(view));
     }
     let message = format!("waiting for {what}");
     let waiting = Condition::infrastructure(Status::Unknown, Reason::WaitingForReference, message);
     PhaseResult::stop()
         .condition(waiting.lazy())
-        .and(token::keep(view))
+        .and(token_renewal::keep(view))
 }
 
 fn unusable(view: &View<'_>, reason: Reason, why: &str) -> PhaseResult {
@@ -36,5 +36,8 @@ fn unusable(view: &View<'_>, reason: Reason, why: &str) -> PhaseResult {
     if view.vm_uid().is_some() {
         return result;
     }
-    result.error("CreateError", why).stopped().and(token::keep(view))
+    result
+        .error("CreateError", why)
+        .stopped()
+        .and(token_renewal::keep(view))
 }

@@ -11,7 +11,7 @@ use super::super::drain::watch::{Claim, Seen};
 use super::super::plan::Step;
 use super::super::reason::Reason;
 use super::super::record::Deletion;
-use super::drain::took_too_long;
+use super::drain_timeout::took_too_long;
 use super::result::Drained;
 use super::{Flow, PhaseResult, View};
 
