@@ -1,4 +1,4 @@
-//! What the controller logged, for cases that fail: their bed is gone when somebody reads that they did.
+//! What the controller logged, for cases that fail: their bed is gone when the failure is read.
 
 use std::{fs, path::PathBuf};
 
