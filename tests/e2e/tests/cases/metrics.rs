@@ -51,17 +51,21 @@ async fn each_stage_of_a_life_is_timed_once() -> Result<()> {
     case.delete_machine("worker-1").await?;
     case.settled().await;
     let metrics = case.bed.controller().metrics().await?;
-    for timed in [
+    for counted in [
         "machinist_vm_running_to_status_seconds_count 1",
         "machinist_machine_phase_seconds_count{phase=\"Provisioning\"} 1",
         "machinist_machine_phase_seconds_count{phase=\"Running\"} 1",
         "machinist_machine_phase_seconds_count{phase=\"Deleting\"} 1",
         "machine_controller_provisioning_time_seconds_count 1",
         "machine_controller_deprovisioning_time_seconds_count 1",
+        // Nothing has happened that these count.
+        "machinist_reconciles_total{controller=\"machinedeployment\",result=\"error\"} 0",
+        "machinist_unreadable_objects_total{kind=\"Machine\"} 0",
+        "machinist_evictions_total{result=\"failed\"} 0",
     ] {
         ensure!(
-            metrics.lines().any(|line| line == timed),
-            "no {timed} in:\n{metrics}"
+            metrics.lines().any(|line| line == counted),
+            "no {counted} in:\n{metrics}"
         );
     }
     // Prometheus sets these labels itself, for the target that a metric comes from.
