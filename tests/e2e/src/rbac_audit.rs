@@ -78,11 +78,13 @@ struct Metadata {
     namespace: String,
 }
 
-/// What Roles and ClusterRoles among these objects grant to ServiceAccounts. Every one of them must be bound to one.
+/// What Roles and ClusterRoles among these objects grant to ServiceAccounts. Every one of them must be bound to one, except
+/// those for people.
 pub fn granted(objects: &[Value]) -> Result<BTreeSet<Right>> {
     let rbac = objects
         .iter()
         .filter(|object| object["apiVersion"] == "rbac.authorization.k8s.io/v1")
+        .filter(|object| !crate::helm::is_role_for_people(object))
         .map(|object| Object::deserialize(object).context("reading a role or binding"))
         .collect::<Result<Vec<_>>>()?;
     let (bindings, roles): (Vec<_>, Vec<_>) = rbac.into_iter().partition(|object| object.role_ref.is_some());
