@@ -31,7 +31,7 @@ pub fn ends_something(machine: &StoredMachine, plan: &Plan) -> bool {
 }
 
 /// Reads what the plan takes for absent, and takes it into the stores; whether all is as it was observed. What was reported to be
-/// gone is not read.
+/// gone is not read, unless the Machine is replaced.
 pub async fn is_as_observed(
     context: &Context,
     observed: &Snapshot,
@@ -40,7 +40,9 @@ pub async fn is_as_observed(
 ) -> Result<bool, RemoteError> {
     let name = observed.machine.name();
     let key = Key::new("", name);
-    if observed.node.is_none() && !context.stores.nodes.saw_deletion(&key) {
+    // A Node that was deleted may have registered again since: the loss of a Machine is read in any case.
+    let is_replaced = plan.steps.contains(&Step::DeleteMachine);
+    if observed.node.is_none() && (is_replaced || !context.stores.nodes.saw_deletion(&key)) {
         let nodes: Api<Node> = Api::all(context.client.clone());
         let one = ListParams::default().fields(&format!("metadata.name={name}"));
         let known = context.stores.nodes.latest_version(&key);
@@ -57,8 +59,7 @@ pub async fn is_as_observed(
         return Ok(true);
     }
     let is_unseen = open.vm.is_none() && !place.saw_deletion(name);
-    let is_replaced = open.vm.is_some() && plan.steps.contains(&Step::DeleteMachine);
-    if is_unseen || is_replaced {
+    if is_unseen || is_replaced && open.vm.is_some() {
         return place.verify_cached(name).await;
     }
     Ok(true)
