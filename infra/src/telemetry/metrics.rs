@@ -1,15 +1,19 @@
 //! Metrics that each server has.
 
-use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGaugeVec, Opts, Registry};
 
-/// Registers the version of the build and figures of the process: CPU, memory, open files and start time.
+/// Registers the version of the build and, on Linux, figures of the process: CPU, memory, open files and start time.
 pub fn register(registry: &Registry, version: &str) -> Result<(), prometheus::Error> {
     let about = "Always 1; the version of the build is a label.";
     let build = IntGaugeVec::new(Opts::new("machinist_build_info", about), &["version"])?;
     build.with_label_values(&[version]).set(1);
     registry.register(Box::new(build))?;
-    registry.register(Box::new(ProcessCollector::for_self()))
+    // The plugin is built for other systems, too.
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(
+        prometheus::process_collector::ProcessCollector::for_self(),
+    ))?;
+    Ok(())
 }
 
 #[cfg(test)]
