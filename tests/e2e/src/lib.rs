@@ -38,6 +38,7 @@ pub mod manifest;
 pub mod node_groups;
 pub mod objects;
 pub mod osm;
+pub mod plugin;
 pub mod preflight;
 pub mod rbac_audit;
 pub mod replicas;

@@ -1,10 +1,8 @@
 //! Back to machine-controller: `kubectl machinist hand-back` leaves a status as machine-controller writes it, and a second
 //! move continues with the record.
 
-use std::process::Stdio;
-
 use anyhow::{Result, ensure};
-use e2e::{Case, case::WAIT_TIMEOUT, manifest, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, manifest, plugin, wait};
 use kube::{
     ResourceExt as _,
     api::{Patch, PatchParams},
@@ -26,13 +24,13 @@ async fn a_machine_that_goes_back_has_one_condition_ready_and_no_phase() -> Resu
     case.settled().await;
     let node = case.nodes().get("joined").await?.uid();
 
-    let (code, said) = hand_back(&case).await?;
+    let (code, said) = plugin::run(&case, &["hand-back"]).await?;
     ensure!(
         code == Some(1) && said.contains("stop it first"),
         "a controller leads: {said}"
     );
     case.bed.controller().terminate().await?;
-    let (code, said) = hand_back(&case).await?;
+    let (code, said) = plugin::run(&case, &["hand-back"]).await?;
     ensure!(code == Some(0) && said.contains("2 of 2"), "{said}");
     for (name, conditions) in [
         ("joined", json!([{"type": "Ready", "status": "True"}])),
@@ -47,7 +45,7 @@ async fn a_machine_that_goes_back_has_one_condition_ready_and_no_phase() -> Resu
         ensure!(status["providerStatus"]["vmUID"].is_string(), "{status:#}");
     }
     ensure!(status(&case, "joined").await?["nodeRef"]["name"] == "joined");
-    let (code, said) = hand_back(&case).await?;
+    let (code, said) = plugin::run(&case, &["hand-back"]).await?;
     ensure!(code == Some(0) && said.contains("0 of 2"), "{said}");
 
     // As machine-controller does when the kubelet has joined; then once more.
@@ -87,17 +85,4 @@ async fn status(case: &Case, name: &str) -> Result<Value> {
     let machine = case.kubectl(&["get", "machine", name, "--output=json"]).await?;
     let mut machine: Value = serde_json::from_str(&machine)?;
     Ok(machine["status"].take())
-}
-
-/// Runs it, and returns the exit code and the output.
-async fn hand_back(case: &Case) -> Result<(Option<i32>, String)> {
-    let output = tokio::process::Command::new(binaries::find(binaries::PLUGIN)?)
-        .arg("hand-back")
-        .env("KUBECONFIG", case.bed.user().admin_kubeconfig_path())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok((output.status.code(), text(&output.stdout) + &text(&output.stderr)))
 }

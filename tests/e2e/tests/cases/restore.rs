@@ -2,11 +2,10 @@
 //! Machines, and an admin lets these adopt their VMs. No node is replaced.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::rollout::deployment;
-use e2e::{Case, case::WAIT_TIMEOUT, infra, wait};
+use e2e::{Case, case::WAIT_TIMEOUT, infra, plugin, wait};
 use kube::{ResourceExt as _, api::ListParams};
 use machinist_shared::api::{Machine, MachineSet};
 use serde_json::{Value, json};
@@ -165,21 +164,14 @@ async fn lose(case: &Case) -> Result<()> {
 
 /// `kubectl machinist adopt --restored`, by the admins of both clusters. Returns the exit code and the output.
 async fn adopt(case: &Case, args: &[&str]) -> Result<(Option<i32>, String)> {
-    let output = tokio::process::Command::new(binaries::find(binaries::PLUGIN)?)
-        .args([
-            "adopt",
-            "--restored",
-            "--infra-allow-loopback",
-            "--infra-namespace=machinist-infra",
-        ])
-        .arg("--infra-kubeconfig")
-        .arg(case.bed.infra().admin_kubeconfig_path())
-        .args(args)
-        .env("KUBECONFIG", case.bed.user().admin_kubeconfig_path())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok((output.status.code(), text(&output.stdout) + &text(&output.stderr)))
+    let kubeconfig = case.bed.infra().admin_kubeconfig_path();
+    let kubeconfig = format!("--infra-kubeconfig={}", kubeconfig.display());
+    let restored = [
+        "adopt",
+        "--restored",
+        "--infra-allow-loopback",
+        "--infra-namespace=machinist-infra",
+        &kubeconfig,
+    ];
+    plugin::run(case, &[&restored, args].concat()).await
 }
