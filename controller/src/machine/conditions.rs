@@ -438,6 +438,25 @@ mod tests {
         assert_eq!(types, [condition::INFRASTRUCTURE_READY, "Theirs"]);
     }
 
+    /// `kubectl get machines` shows it: what a deletion waits for, and while it drains, what the drain waits for.
+    #[rstest::rstest]
+    #[case::a_drain(Reason::DrainingNode, ("EvictionBlocked", "budget"))]
+    #[case::another_step(Reason::WaitingForVMDeletion, ("WaitingForVMDeletion", "step"))]
+    fn the_summary_of_a_deletion_has_what_it_waits_for(#[case] step: Reason, #[case] shown: (&str, &str)) {
+        let all = with_summary(vec![
+            Condition::new(condition::NODE_READY, Status::False, Reason::NodeNotReady, "node"),
+            Condition::new(
+                condition::DRAINED,
+                Status::False,
+                Reason::EvictionBlocked,
+                "budget",
+            ),
+            Condition::deleting(step, "step"),
+        ]);
+        assert_eq!((all[0].kind, all[0].status), (condition::READY, Status::False));
+        assert_eq!((all[0].reason.as_str(), all[0].message.as_str()), shown);
+    }
+
     #[test]
     fn the_summary_says_what_the_first_trouble_says() {
         let all = with_summary(vec![

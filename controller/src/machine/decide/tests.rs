@@ -624,6 +624,24 @@ fn an_import_keeps_its_cause_while_it_is_tried_again(
     assert_eq!((condition.reason.as_str(), condition.message.as_str()), shown);
 }
 
+/// Its kubelet is not missed yet, and its pods stand still.
+#[rstest]
+#[case::paused("VMPaused", "Provisioning")]
+#[case::that_runs("VMRunning", "Running")]
+fn a_machine_with_a_ready_node_and_a_vm(#[case] reason: &str, #[case] phase: &str) {
+    let on_host = Open {
+        state: VmState {
+            ready: reason == "VMRunning",
+            reason: reason.into(),
+            ..VmState::default()
+        },
+        ..running()
+    };
+    let mut o = observed(machine(&recorded()), on_host);
+    o.node = Some(node(&json!({})));
+    assert_eq!(patch(&decide(&o, now()))["status"]["phase"], phase);
+}
+
 /// The host is for people: it costs a write of its own only where the VM has moved to another.
 #[test]
 fn the_host_of_a_vm_is_recorded_and_followed() {
